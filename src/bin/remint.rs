@@ -1,0 +1,3 @@
+//! The appliance and its command line.
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! What the standard library should have had, and nothing that knows what Remint is.
+//!
+//! A product noun in here (machine, image, step) is a bug: it belongs to its subject. `unsafe` is denied everywhere but
+//! in this folder, where each block says why it is sound.
+
+pub mod backoff;
+pub mod file;
+pub mod hex;
+pub mod hint;
+pub mod id;
+pub mod io;
+pub mod mac;
+pub mod monitor;
+pub mod time;

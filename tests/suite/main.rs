@@ -1,0 +1,1 @@
+//! All tests that need no root, in one binary.
