@@ -3,3 +3,17 @@
 //! Modules in reading order; ARCHITECTURE.md says which may use which, and `tests/tidy.rs` holds them to it.
 
 pub mod stdx;
+
+// Kernels: one technology each.
+#[cfg(feature = "server")]
+pub mod db;
+
+pub mod access;
+
+pub mod link;
+
+#[cfg(feature = "server")]
+pub mod api;
+
+// The nouns.
+pub mod fleet;

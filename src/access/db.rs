@@ -1,0 +1,417 @@
+//! People, tokens, sessions and machine certificates.
+
+use rusqlite::{OptionalExtension, Transaction};
+use sha2::{Digest, Sha256};
+
+use super::secret::{Secret, generate};
+use super::{Principal, Role, audit, authority, password};
+use crate::db::{Db, Migration};
+use crate::stdx::hex;
+use crate::stdx::hint::Hint;
+use crate::stdx::time::Timestamp;
+
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    name: "access-1",
+    sql: "
+        CREATE TABLE person (
+            name TEXT PRIMARY KEY, role TEXT NOT NULL, password TEXT, created_at INTEGER NOT NULL,
+            failed_logins INTEGER NOT NULL DEFAULT 0, locked_until INTEGER NOT NULL DEFAULT 0);
+        CREATE TABLE token (
+            name TEXT PRIMARY KEY, hash TEXT NOT NULL UNIQUE, role TEXT NOT NULL, created_at INTEGER NOT NULL,
+            expires_at INTEGER);
+        CREATE TABLE session (
+            hash TEXT PRIMARY KEY, person TEXT NOT NULL REFERENCES person(name) ON DELETE CASCADE,
+            expires_at INTEGER NOT NULL);
+        CREATE TABLE invitation (hash TEXT PRIMARY KEY, role TEXT NOT NULL, expires_at INTEGER NOT NULL);
+        CREATE TABLE certificate (
+            serial TEXT PRIMARY KEY, machine TEXT NOT NULL, issued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
+            revoked_at INTEGER);
+        CREATE INDEX certificate_machine ON certificate(machine);
+        CREATE TABLE audit (
+            number INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL, on_what TEXT NOT NULL,
+            detail TEXT NOT NULL, hash TEXT NOT NULL);",
+}];
+
+/// How long a session lasts without being used again.
+const SESSION_SECONDS: i64 = 12 * 3600;
+/// Wrong passwords in a row before an account rests, and for how long.
+const FAILED_LOGINS_MAX: i64 = 8;
+const LOCK_SECONDS: i64 = 300;
+pub const PASSWORD_CHARACTERS_MIN: usize = 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Db(#[from] crate::db::Error),
+    #[error("there is no {kind} `{name}`")]
+    Absent { kind: &'static str, name: String },
+    #[error("there is a {kind} `{name}` already")]
+    Exists { kind: &'static str, name: String },
+    #[error("name and password do not match")]
+    Login,
+    #[error("too many wrong passwords for `{name}`")]
+    Locked { name: String },
+    #[error("`{name}` is the last administrator")]
+    LastAdministrator { name: String },
+    #[error("the password has fewer than {PASSWORD_CHARACTERS_MIN} characters")]
+    ShortPassword,
+    #[error("the link was used already or is too old")]
+    Invitation,
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Error {
+        Error::Db(error.into())
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Db(error) => error.hint(),
+            Error::Locked { .. } => Some(format!("try again in {} minutes", LOCK_SECONDS / 60)),
+            Error::LastAdministrator { .. } => Some("make another administrator first".into()),
+            Error::Invitation => Some("`remint user invite` makes a new one".into()),
+            _ => None,
+        }
+    }
+}
+
+/// What a caller brought along.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Credentials<'a> {
+    /// DER of a client certificate that TLS has verified against the site's authority.
+    pub certificate: Option<&'a [u8]>,
+    pub bearer: Option<&'a str>,
+    pub session: Option<&'a str>,
+}
+
+/// Who stands behind the credentials. Anything wrong with them makes the caller anonymous.
+pub fn authenticate(db: &Db, credentials: Credentials<'_>, now: Timestamp) -> Result<Principal, Error> {
+    if let Some(certificate) = credentials.certificate {
+        let Ok((machine, serial)) = authority::read_machine(certificate) else { return Ok(Principal::Anonymous) };
+        return db.read(|c| {
+            let valid: Option<i64> = c
+                .prepare_cached("SELECT 1 FROM certificate WHERE serial = $1 AND machine = $2 AND revoked_at IS NULL AND expires_at > $3")?
+                .query_row((&serial, &machine, now.milliseconds()), |row| row.get(0))
+                .optional()?;
+            Ok(valid.map_or(Principal::Anonymous, |_| Principal::Machine { machine }))
+        });
+    }
+    let query = |sql: &str, secret: &str| -> Result<Principal, Error> {
+        db.read(|c| {
+            let found: Option<(String, String)> = c
+                .prepare_cached(sql)?
+                .query_row((digest(secret), now.milliseconds()), |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let person = found.and_then(|(name, role)| Some(Principal::Person { name, role: Role::parse(&role)? }));
+            Ok(person.unwrap_or(Principal::Anonymous))
+        })
+    };
+    match (credentials.bearer, credentials.session) {
+        (Some(token), _) => query(
+            "SELECT 'token:' || name, role FROM token WHERE hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
+            token,
+        ),
+        (None, Some(session)) => query(
+            "SELECT person.name, person.role FROM session JOIN person ON person.name = session.person
+             WHERE hash = $1 AND expires_at > $2",
+            session,
+        ),
+        (None, None) => Ok(Principal::Anonymous),
+    }
+}
+
+/// Checks a password and opens a session; the returned secret is the cookie's value.
+pub fn login(db: &Db, name: &str, given: &Secret, now: Timestamp) -> Result<Secret, Error> {
+    let person: Option<(Option<String>, i64)> = db.read(|c| {
+        let row = c.query_row("SELECT password, locked_until FROM person WHERE name = $1", [name], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        });
+        Ok::<_, Error>(row.optional()?)
+    })?;
+    let (hash, locked_until) = person.unwrap_or_default();
+    if locked_until > now.milliseconds() {
+        return Err(Error::Locked { name: name.to_owned() });
+    }
+    // An unknown name costs the same time as a wrong password.
+    let hash = hash.unwrap_or_else(|| password::hash(&generate("none")));
+    let right = password::matches(given, &hash);
+    db.write(|tx| {
+        if !right {
+            tx.execute(
+                "UPDATE person SET failed_logins = (failed_logins + 1) % $2,
+                    locked_until = CASE WHEN failed_logins + 1 >= $2 THEN $3 ELSE 0 END WHERE name = $1",
+                (name, FAILED_LOGINS_MAX, now.plus_seconds(LOCK_SECONDS).milliseconds()),
+            )?;
+            audit::append(tx, now, "anonymous", "login-refused", name, "")?;
+            return Ok(None);
+        }
+        tx.execute("UPDATE person SET failed_logins = 0, locked_until = 0 WHERE name = $1", [name])?;
+        audit::append(tx, now, &format!("person:{name}"), "login", name, "")?;
+        open_session(tx, name, now).map(Some)
+    })
+    .and_then(|session| session.ok_or(Error::Login))
+}
+
+fn open_session(tx: &Transaction<'_>, person: &str, now: Timestamp) -> Result<Secret, Error> {
+    let session = generate("session");
+    tx.execute("DELETE FROM session WHERE expires_at <= $1", [now.milliseconds()])?;
+    tx.execute(
+        "INSERT INTO session (hash, person, expires_at) VALUES ($1, $2, $3)",
+        (digest(session.reveal()), person, now.plus_seconds(SESSION_SECONDS).milliseconds()),
+    )?;
+    Ok(session)
+}
+
+pub fn logout(db: &Db, session: &str) -> Result<(), Error> {
+    db.write(|tx| Ok(tx.execute("DELETE FROM session WHERE hash = $1", [digest(session)]).map(|_| ())?))
+}
+
+/// A person as listed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Person {
+    pub name: String,
+    pub role: Role,
+    pub created_at: Timestamp,
+}
+
+pub fn people(db: &Db) -> Result<Vec<Person>, Error> {
+    db.read(|c| {
+        let mut statement = c.prepare("SELECT name, role, created_at FROM person ORDER BY name")?;
+        let rows = statement.query_map([], |row| {
+            let role = Role::parse(&row.get::<_, String>(1)?).unwrap_or(Role::ReadOnly);
+            Ok(Person { name: row.get(0)?, role, created_at: Timestamp::from_milliseconds(row.get(2)?) })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    })
+}
+
+pub fn create_person(
+    db: &Db,
+    by: &Principal,
+    name: &str,
+    role: Role,
+    secret: &Secret,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let hash = checked_hash(secret)?;
+    db.write(|tx| insert_person(tx, &by.label(), name, role, &hash, now))
+}
+
+fn checked_hash(secret: &Secret) -> Result<String, Error> {
+    if secret.reveal().chars().count() < PASSWORD_CHARACTERS_MIN {
+        return Err(Error::ShortPassword);
+    }
+    Ok(password::hash(secret))
+}
+
+fn insert_person(
+    tx: &Transaction<'_>,
+    by: &str,
+    name: &str,
+    role: Role,
+    hash: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let added = tx.execute(
+        "INSERT INTO person (name, role, password, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        (name, role.name(), hash, now.milliseconds()),
+    )?;
+    if added == 0 {
+        return Err(Error::Exists { kind: "person", name: name.to_owned() });
+    }
+    Ok(audit::append(tx, now, by, "person-create", name, role.name())?)
+}
+
+pub fn remove_person(db: &Db, by: &Principal, name: &str, now: Timestamp) -> Result<(), Error> {
+    db.write(|tx| {
+        let others: i64 =
+            tx.query_row("SELECT count(*) FROM person WHERE role = 'administrator' AND name <> $1", [name], |row| {
+                row.get(0)
+            })?;
+        if others == 0 {
+            return Err(Error::LastAdministrator { name: name.to_owned() });
+        }
+        if tx.execute("DELETE FROM person WHERE name = $1", [name])? == 0 {
+            return Err(Error::Absent { kind: "person", name: name.to_owned() });
+        }
+        Ok(audit::append(tx, now, &by.label(), "person-remove", name, "")?)
+    })
+}
+
+/// A secret that lets whoever has it make one account, once: how the first administrator comes to be.
+pub fn invite(db: &Db, by: &Principal, role: Role, seconds: i64, now: Timestamp) -> Result<Secret, Error> {
+    let invitation = generate("invite");
+    db.write(|tx| {
+        tx.execute(
+            "INSERT INTO invitation (hash, role, expires_at) VALUES ($1, $2, $3)",
+            (digest(invitation.reveal()), role.name(), now.plus_seconds(seconds).milliseconds()),
+        )?;
+        audit::append(tx, now, &by.label(), "invite", role.name(), "")?;
+        Ok::<_, Error>(())
+    })?;
+    Ok(invitation)
+}
+
+/// Uses an invitation up: the account is made and its first session opened.
+pub fn accept_invitation(
+    db: &Db,
+    invitation: &str,
+    name: &str,
+    secret: &Secret,
+    now: Timestamp,
+) -> Result<Secret, Error> {
+    let hash = checked_hash(secret)?;
+    db.write(|tx| {
+        let role: Option<String> = tx
+            .query_row(
+                "DELETE FROM invitation WHERE hash = $1 AND expires_at > $2 RETURNING role",
+                (digest(invitation), now.milliseconds()),
+                |row| row.get(0),
+            )
+            .optional()?;
+        let role = role.and_then(|role| Role::parse(&role)).ok_or(Error::Invitation)?;
+        insert_person(tx, "invitation", name, role, &hash, now)?;
+        open_session(tx, name, now)
+    })
+}
+
+/// An API token as listed; the secret itself is shown once, when it is made.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Token {
+    pub name: String,
+    pub role: Role,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+}
+
+pub fn tokens(db: &Db) -> Result<Vec<Token>, Error> {
+    db.read(|c| {
+        let mut statement = c.prepare("SELECT name, role, created_at, expires_at FROM token ORDER BY name")?;
+        let rows = statement.query_map([], |row| {
+            Ok(Token {
+                name: row.get(0)?,
+                role: Role::parse(&row.get::<_, String>(1)?).unwrap_or(Role::ReadOnly),
+                created_at: Timestamp::from_milliseconds(row.get(2)?),
+                expires_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_milliseconds),
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    })
+}
+
+pub fn create_token(
+    db: &Db,
+    by: &Principal,
+    name: &str,
+    role: Role,
+    days: Option<i64>,
+    now: Timestamp,
+) -> Result<Secret, Error> {
+    let token = generate("remint");
+    let expires_at = days.map(|days| now.plus_seconds(days * 86_400).milliseconds());
+    db.write(|tx| {
+        let added = tx.execute(
+            "INSERT INTO token (name, hash, role, created_at, expires_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            (name, digest(token.reveal()), role.name(), now.milliseconds(), expires_at),
+        )?;
+        if added == 0 {
+            return Err(Error::Exists { kind: "token", name: name.to_owned() });
+        }
+        Ok(audit::append(tx, now, &by.label(), "token-create", name, role.name())?)
+    })?;
+    Ok(token)
+}
+
+pub fn remove_token(db: &Db, by: &Principal, name: &str, now: Timestamp) -> Result<(), Error> {
+    db.write(|tx| {
+        if tx.execute("DELETE FROM token WHERE name = $1", [name])? == 0 {
+            return Err(Error::Absent { kind: "token", name: name.to_owned() });
+        }
+        Ok(audit::append(tx, now, &by.label(), "token-remove", name, "")?)
+    })
+}
+
+/// Remembers a certificate that was issued; one that is not remembered opens nothing.
+pub fn record_certificate(
+    tx: &Transaction<'_>,
+    machine: &str,
+    issued: &authority::Issued,
+    now: Timestamp,
+) -> Result<(), rusqlite::Error> {
+    tx.execute(
+        "INSERT INTO certificate (serial, machine, issued_at, expires_at) VALUES ($1, $2, $3, $4)",
+        (&issued.serial, machine, now.milliseconds(), issued.expires_at.milliseconds()),
+    )?;
+    Ok(())
+}
+
+/// Makes all certificates of a machine invalid from now on.
+pub fn revoke_certificates(tx: &Transaction<'_>, machine: &str, now: Timestamp) -> Result<(), rusqlite::Error> {
+    tx.execute(
+        "UPDATE certificate SET revoked_at = $2 WHERE machine = $1 AND revoked_at IS NULL",
+        (machine, now.milliseconds()),
+    )?;
+    Ok(())
+}
+
+fn digest(secret: &str) -> String {
+    hex::emit(&Sha256::digest(secret.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_milliseconds(1_790_000_000_000);
+
+    fn database() -> (tempfile::TempDir, Db) {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&folder.path().join("db"), &[MIGRATIONS], NOW).unwrap();
+        (folder, db)
+    }
+
+    fn who(db: &Db, credentials: Credentials<'_>, now: Timestamp) -> String {
+        authenticate(db, credentials, now).unwrap().label()
+    }
+
+    #[test]
+    fn an_invitation_makes_one_account_once() {
+        let (_folder, db) = database();
+        let invitation = invite(&db, &Principal::Anonymous, Role::Administrator, 600, NOW).unwrap();
+        let password = Secret::new("long enough");
+        let late = accept_invitation(&db, invitation.reveal(), "ada", &password, NOW.plus_seconds(601));
+        assert!(matches!(late, Err(Error::Invitation)));
+        let session = accept_invitation(&db, invitation.reveal(), "ada", &password, NOW).unwrap();
+        let credentials = Credentials { session: Some(session.reveal()), ..Default::default() };
+        assert_eq!(who(&db, credentials, NOW), "person:ada");
+        assert_eq!(who(&db, credentials, NOW.plus_seconds(SESSION_SECONDS)), "anonymous");
+        assert!(accept_invitation(&db, invitation.reveal(), "eve", &password, NOW).is_err());
+        assert!(matches!(remove_person(&db, &Principal::Anonymous, "ada", NOW), Err(Error::LastAdministrator { .. })));
+    }
+
+    #[test]
+    fn an_account_rests_after_many_wrong_passwords() {
+        let (_folder, db) = database();
+        let right = Secret::new("long enough");
+        create_person(&db, &Principal::Anonymous, "ada", Role::Technician, &right, NOW).unwrap();
+        for _ in 0..FAILED_LOGINS_MAX {
+            assert!(matches!(login(&db, "ada", &Secret::new("wrong"), NOW), Err(Error::Login)));
+        }
+        assert!(matches!(login(&db, "ada", &right, NOW), Err(Error::Locked { .. })));
+        assert!(login(&db, "ada", &right, NOW.plus_seconds(LOCK_SECONDS + 1)).is_ok());
+        assert!(audit::verify(&db).unwrap() > FAILED_LOGINS_MAX as u64);
+    }
+
+    #[test]
+    fn tokens_open_until_they_end_or_are_removed() {
+        let (_folder, db) = database();
+        let token = create_token(&db, &Principal::Anonymous, "ci", Role::Deployer, Some(1), NOW).unwrap();
+        let credentials = Credentials { bearer: Some(token.reveal()), ..Default::default() };
+        assert_eq!(who(&db, credentials, NOW), "person:token:ci");
+        assert_eq!(who(&db, credentials, NOW.plus_seconds(86_400)), "anonymous");
+        remove_token(&db, &Principal::Anonymous, "ci", NOW).unwrap();
+        assert_eq!(who(&db, credentials, NOW), "anonymous");
+    }
+}

@@ -1,0 +1,23 @@
+//! The kernel that owns HTTP routing: the one table from which every route is served.
+//!
+//! A subject's `api.rs` returns [`Routes`]: method, path, what the caller must be allowed, one sentence on what it does,
+//! handler. [`Table`] merges them and is the only way to an axum router, so that no route can be served without its
+//! [`Access`]; a test walks the same table. Errors leave as problem+json (RFC 9457) with a `hint`.
+
+mod caller;
+mod problem;
+mod routes;
+
+pub use caller::{Caller, PeerCertificate};
+pub use problem::Problem;
+pub use routes::{Access, Gate, RouteInfo, Routes, SESSION_COOKIE, Table};
+
+/// Runs work that blocks (the database, files) away from the threads that serve sockets.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(Problem::internal("the work for this request ended unexpectedly")),
+    }
+}

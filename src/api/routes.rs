@@ -1,0 +1,235 @@
+//! The table of routes and the gate in front of each.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::handler::Handler;
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use super::{Caller, PeerCertificate, Problem, blocking};
+use crate::access::db::{Credentials, authenticate};
+use crate::access::{Capability, Principal};
+use crate::db::Db;
+use crate::stdx::time::Clock;
+
+/// The cookie of a person's session. `__Host-`: only over TLS, only to this host.
+pub const SESSION_COOKIE: &str = "__Host-remint";
+/// Largest body of a request that does not say otherwise.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// What a caller must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Served to anybody over plain HTTP too, because firmware asks; the text says why that is safe.
+    Boot(&'static str),
+    /// Served to anybody over TLS; the text says why that is safe.
+    Public(&'static str),
+    /// A machine with its certificate.
+    Machine,
+    /// A person or a token with this capability.
+    Person(Capability),
+}
+
+/// A row of the table, as tests and the documentation of the API see it.
+#[derive(Clone, Debug)]
+pub struct RouteInfo {
+    pub method: Method,
+    pub path: &'static str,
+    pub access: Access,
+    pub summary: &'static str,
+}
+
+/// The routes of one subject over its state `S`.
+pub struct Routes<S> {
+    rows: Vec<(RouteInfo, MethodRouter<S>)>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Default for Routes<S> {
+    fn default() -> Self {
+        Routes { rows: Vec::new() }
+    }
+}
+
+macro_rules! verbs {
+    ($($verb:ident $method:ident),*) => {
+        $(pub fn $verb<H, T>(self, path: &'static str, access: Access, summary: &'static str, handler: H) -> Self
+        where
+            H: Handler<T, S>,
+            T: 'static,
+        {
+            self.add(Method::$method, MethodFilter::$method, path, access, summary, handler)
+        })*
+    };
+}
+
+impl<S: Clone + Send + Sync + 'static> Routes<S> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    verbs!(get GET, post POST, put PUT, delete DELETE, patch PATCH);
+
+    fn add<H, T>(
+        mut self,
+        method: Method,
+        filter: MethodFilter,
+        path: &'static str,
+        access: Access,
+        summary: &'static str,
+        handler: H,
+    ) -> Self
+    where
+        H: Handler<T, S>,
+        T: 'static,
+    {
+        self.rows.push((RouteInfo { method, path, access, summary }, on(filter, handler)));
+        self
+    }
+
+    /// Binds the routes to their state.
+    #[must_use]
+    pub fn with_state(self, state: S) -> Table {
+        let rows = self.rows.into_iter().map(|(info, handler)| (info, handler.with_state(state.clone()))).collect();
+        Table { rows }
+    }
+}
+
+/// Routes that are ready to be served.
+#[derive(Default)]
+pub struct Table {
+    rows: Vec<(RouteInfo, MethodRouter)>,
+}
+
+/// What the gate needs to know who calls.
+pub struct Gate {
+    pub db: Arc<Db>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Table {
+    #[must_use]
+    pub fn merge(mut self, other: Table) -> Table {
+        self.rows.extend(other.rows);
+        self
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = &RouteInfo> {
+        self.rows.iter().map(|(info, _)| info)
+    }
+
+    /// The router for HTTPS (all routes) and the one for plain HTTP (those with [`Access::Boot`]).
+    pub fn routers(self, gate: &Arc<Gate>) -> (Router, Router) {
+        let (mut secure, mut plain) = (Router::new(), Router::new());
+        for (info, handler) in self.rows {
+            let guard = Guard { gate: gate.clone(), access: info.access };
+            let guarded = handler.layer(middleware::from_fn_with_state(guard, admit));
+            if matches!(info.access, Access::Boot(_)) {
+                plain = plain.route(info.path, guarded.clone());
+            }
+            secure = secure.route(info.path, guarded);
+        }
+        let finish = |router: Router| {
+            router
+                .fallback(|| async { Problem::not_found("there is nothing at this address") })
+                .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        };
+        (finish(secure), finish(plain))
+    }
+}
+
+#[derive(Clone)]
+struct Guard {
+    gate: Arc<Gate>,
+    access: Access,
+}
+
+async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let principal = match guard.access {
+        Access::Boot(_) => Ok(Principal::Anonymous),
+        _ => identify(guard.gate.clone(), Brought::from(&request)).await,
+    };
+    let principal = match principal {
+        Ok(principal) => principal,
+        Err(problem) => return problem.into_response(),
+    };
+    let refusal = refusal(guard.access, &principal).or_else(|| foreign_page(&request));
+    if let Some(problem) = refusal {
+        return problem.into_response();
+    }
+    let address = request.extensions().get::<SocketAddr>().copied();
+    request.extensions_mut().insert(Caller { principal, address });
+    next.run(request).await
+}
+
+/// `None` when the principal may pass.
+fn refusal(access: Access, principal: &Principal) -> Option<Problem> {
+    let passes = match access {
+        Access::Boot(_) | Access::Public(_) => true,
+        Access::Machine => matches!(principal, Principal::Machine { .. }),
+        Access::Person(capability) => principal.may(capability),
+    };
+    if passes {
+        return None;
+    }
+    Some(match (access, principal) {
+        (Access::Person(_), Principal::Anonymous) => Problem::new(StatusCode::UNAUTHORIZED, "this needs a login")
+            .with_hint("log in, or send an API token (Authorization: Bearer ...)"),
+        (Access::Machine, Principal::Anonymous) => {
+            Problem::new(StatusCode::UNAUTHORIZED, "this needs a machine's certificate, valid and not revoked")
+                .with_hint("check in again to get one")
+        }
+        (Access::Person(capability), _) => Problem::forbidden(format!("your role lacks the capability {capability:?}")),
+        _ => Problem::forbidden("not with these credentials"),
+    })
+}
+
+/// A browser says where a request comes from (Sec-Fetch-Site); one that another site caused changes nothing here.
+fn foreign_page(request: &Request) -> Option<Problem> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    let from = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    let own = matches!(from, None | Some("same-origin" | "none"));
+    (!safe && !own).then(|| Problem::forbidden("the request was made by a page of another site"))
+}
+
+/// Credentials as they came, owned, so that the look-up can run elsewhere.
+struct Brought {
+    certificate: Option<Arc<[u8]>>,
+    bearer: Option<String>,
+    session: Option<String>,
+}
+
+impl Brought {
+    fn from(request: &Request) -> Brought {
+        let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let session = text(header::COOKIE).and_then(|cookies| {
+            let mut cookies = cookies.split(';');
+            cookies.find_map(|cookie| cookie.trim().strip_prefix(SESSION_COOKIE)?.strip_prefix('=').map(str::to_owned))
+        });
+        Brought {
+            certificate: request.extensions().get::<PeerCertificate>().and_then(|peer| peer.0.clone()),
+            bearer: text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned),
+            session,
+        }
+    }
+}
+
+async fn identify(gate: Arc<Gate>, brought: Brought) -> Result<Principal, Problem> {
+    if brought.certificate.is_none() && brought.bearer.is_none() && brought.session.is_none() {
+        return Ok(Principal::Anonymous);
+    }
+    blocking(move || {
+        let credentials = Credentials {
+            certificate: brought.certificate.as_deref(),
+            bearer: brought.bearer.as_deref(),
+            session: brought.session.as_deref(),
+        };
+        authenticate(&gate.db, credentials, gate.clock.now())
+            .map_err(|error| Problem::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error))
+    })
+    .await
+}
