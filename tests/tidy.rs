@@ -134,6 +134,19 @@ fn pages_stay_short_and_every_module_is_reached() {
     assert_no(faults);
 }
 
+/// In SQLite `$2` is a name that gets the next free number where it first appears, so values bound by position land in the
+/// wrong place as soon as `$2` stands before `$1`. `?2` is what it looks like.
+#[test]
+fn sql_parameters_are_numbered_with_question_marks() {
+    let mut faults = Vec::new();
+    for source in sources().iter().filter(|source| source.text.contains("rusqlite::")) {
+        for (number, line) in source.code().filter(|(_, line)| line.contains("$1") || line.contains("$2")) {
+            faults.push(format!("{}:{number}: write ?1 and not $1 in SQL: {}", source.name, line.trim()));
+        }
+    }
+    assert_no(faults);
+}
+
 #[test]
 fn dependencies_say_what_they_spare_us() {
     let manifest = read("Cargo.toml");

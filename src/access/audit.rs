@@ -51,7 +51,7 @@ pub fn append(
     let entry =
         Entry { number, at, who: who.into(), what: what.into(), on_what: on_what.into(), detail: detail.into() };
     tx.execute(
-        "INSERT INTO audit (number, at, who, what, on_what, detail, hash) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO audit (number, at, who, what, on_what, detail, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         (number, at.milliseconds(), who, what, on_what, detail, hash(&before, &entry)),
     )?;
     Ok(())
@@ -61,7 +61,7 @@ pub fn append(
 pub fn list(db: &Db, before: Option<u64>, most: u32) -> Result<Vec<Entry>, Error> {
     db.read(|c| {
         let mut statement = c.prepare(
-            "SELECT number, at, who, what, on_what, detail FROM audit WHERE number < $1 ORDER BY number DESC LIMIT $2",
+            "SELECT number, at, who, what, on_what, detail FROM audit WHERE number < ?1 ORDER BY number DESC LIMIT ?2",
         )?;
         let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
         let rows = statement.query_map((before, most), entry)?;

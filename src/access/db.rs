@@ -1,5 +1,7 @@
 //! People, tokens, sessions and machine certificates.
 
+use std::sync::Arc;
+
 use rusqlite::{OptionalExtension, Transaction};
 use sha2::{Digest, Sha256};
 
@@ -8,7 +10,7 @@ use super::{Principal, Role, audit, authority, password};
 use crate::db::{Db, Migration};
 use crate::stdx::hex;
 use crate::stdx::hint::Hint;
-use crate::stdx::time::Timestamp;
+use crate::stdx::time::{Clock, Timestamp};
 
 pub const MIGRATIONS: &[Migration] = &[Migration {
     name: "access-1",
@@ -86,13 +88,25 @@ pub struct Credentials<'a> {
     pub session: Option<&'a str>,
 }
 
+/// What a door needs to know who calls.
+pub struct Gate {
+    pub db: Arc<Db>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Gate {
+    pub fn authenticate(&self, credentials: Credentials<'_>) -> Result<Principal, Error> {
+        authenticate(&self.db, credentials, self.clock.now())
+    }
+}
+
 /// Who stands behind the credentials. Anything wrong with them makes the caller anonymous.
 pub fn authenticate(db: &Db, credentials: Credentials<'_>, now: Timestamp) -> Result<Principal, Error> {
     if let Some(certificate) = credentials.certificate {
         let Ok((machine, serial)) = authority::read_machine(certificate) else { return Ok(Principal::Anonymous) };
         return db.read(|c| {
             let valid: Option<i64> = c
-                .prepare_cached("SELECT 1 FROM certificate WHERE serial = $1 AND machine = $2 AND revoked_at IS NULL AND expires_at > $3")?
+                .prepare_cached("SELECT 1 FROM certificate WHERE serial = ?1 AND machine = ?2 AND revoked_at IS NULL AND expires_at > ?3")?
                 .query_row((&serial, &machine, now.milliseconds()), |row| row.get(0))
                 .optional()?;
             Ok(valid.map_or(Principal::Anonymous, |_| Principal::Machine { machine }))
@@ -110,12 +124,12 @@ pub fn authenticate(db: &Db, credentials: Credentials<'_>, now: Timestamp) -> Re
     };
     match (credentials.bearer, credentials.session) {
         (Some(token), _) => query(
-            "SELECT 'token:' || name, role FROM token WHERE hash = $1 AND (expires_at IS NULL OR expires_at > $2)",
+            "SELECT 'token:' || name, role FROM token WHERE hash = ?1 AND (expires_at IS NULL OR expires_at > ?2)",
             token,
         ),
         (None, Some(session)) => query(
             "SELECT person.name, person.role FROM session JOIN person ON person.name = session.person
-             WHERE hash = $1 AND expires_at > $2",
+             WHERE hash = ?1 AND expires_at > ?2",
             session,
         ),
         (None, None) => Ok(Principal::Anonymous),
@@ -125,7 +139,7 @@ pub fn authenticate(db: &Db, credentials: Credentials<'_>, now: Timestamp) -> Re
 /// Checks a password and opens a session; the returned secret is the cookie's value.
 pub fn login(db: &Db, name: &str, given: &Secret, now: Timestamp) -> Result<Secret, Error> {
     let person: Option<(Option<String>, i64)> = db.read(|c| {
-        let row = c.query_row("SELECT password, locked_until FROM person WHERE name = $1", [name], |row| {
+        let row = c.query_row("SELECT password, locked_until FROM person WHERE name = ?1", [name], |row| {
             Ok((row.get(0)?, row.get(1)?))
         });
         Ok::<_, Error>(row.optional()?)
@@ -140,14 +154,14 @@ pub fn login(db: &Db, name: &str, given: &Secret, now: Timestamp) -> Result<Secr
     db.write(|tx| {
         if !right {
             tx.execute(
-                "UPDATE person SET failed_logins = (failed_logins + 1) % $2,
-                    locked_until = CASE WHEN failed_logins + 1 >= $2 THEN $3 ELSE 0 END WHERE name = $1",
+                "UPDATE person SET failed_logins = (failed_logins + 1) % ?2,
+                    locked_until = CASE WHEN failed_logins + 1 >= ?2 THEN ?3 ELSE 0 END WHERE name = ?1",
                 (name, FAILED_LOGINS_MAX, now.plus_seconds(LOCK_SECONDS).milliseconds()),
             )?;
             audit::append(tx, now, "anonymous", "login-refused", name, "")?;
             return Ok(None);
         }
-        tx.execute("UPDATE person SET failed_logins = 0, locked_until = 0 WHERE name = $1", [name])?;
+        tx.execute("UPDATE person SET failed_logins = 0, locked_until = 0 WHERE name = ?1", [name])?;
         audit::append(tx, now, &format!("person:{name}"), "login", name, "")?;
         open_session(tx, name, now).map(Some)
     })
@@ -156,16 +170,16 @@ pub fn login(db: &Db, name: &str, given: &Secret, now: Timestamp) -> Result<Secr
 
 fn open_session(tx: &Transaction<'_>, person: &str, now: Timestamp) -> Result<Secret, Error> {
     let session = generate("session");
-    tx.execute("DELETE FROM session WHERE expires_at <= $1", [now.milliseconds()])?;
+    tx.execute("DELETE FROM session WHERE expires_at <= ?1", [now.milliseconds()])?;
     tx.execute(
-        "INSERT INTO session (hash, person, expires_at) VALUES ($1, $2, $3)",
+        "INSERT INTO session (hash, person, expires_at) VALUES (?1, ?2, ?3)",
         (digest(session.reveal()), person, now.plus_seconds(SESSION_SECONDS).milliseconds()),
     )?;
     Ok(session)
 }
 
 pub fn logout(db: &Db, session: &str) -> Result<(), Error> {
-    db.write(|tx| Ok(tx.execute("DELETE FROM session WHERE hash = $1", [digest(session)]).map(|_| ())?))
+    db.write(|tx| Ok(tx.execute("DELETE FROM session WHERE hash = ?1", [digest(session)]).map(|_| ())?))
 }
 
 /// A person as listed.
@@ -215,7 +229,7 @@ fn insert_person(
     now: Timestamp,
 ) -> Result<(), Error> {
     let added = tx.execute(
-        "INSERT INTO person (name, role, password, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        "INSERT INTO person (name, role, password, created_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
         (name, role.name(), hash, now.milliseconds()),
     )?;
     if added == 0 {
@@ -227,13 +241,13 @@ fn insert_person(
 pub fn remove_person(db: &Db, by: &Principal, name: &str, now: Timestamp) -> Result<(), Error> {
     db.write(|tx| {
         let others: i64 =
-            tx.query_row("SELECT count(*) FROM person WHERE role = 'administrator' AND name <> $1", [name], |row| {
+            tx.query_row("SELECT count(*) FROM person WHERE role = 'administrator' AND name <> ?1", [name], |row| {
                 row.get(0)
             })?;
         if others == 0 {
             return Err(Error::LastAdministrator { name: name.to_owned() });
         }
-        if tx.execute("DELETE FROM person WHERE name = $1", [name])? == 0 {
+        if tx.execute("DELETE FROM person WHERE name = ?1", [name])? == 0 {
             return Err(Error::Absent { kind: "person", name: name.to_owned() });
         }
         Ok(audit::append(tx, now, &by.label(), "person-remove", name, "")?)
@@ -245,7 +259,7 @@ pub fn invite(db: &Db, by: &Principal, role: Role, seconds: i64, now: Timestamp)
     let invitation = generate("invite");
     db.write(|tx| {
         tx.execute(
-            "INSERT INTO invitation (hash, role, expires_at) VALUES ($1, $2, $3)",
+            "INSERT INTO invitation (hash, role, expires_at) VALUES (?1, ?2, ?3)",
             (digest(invitation.reveal()), role.name(), now.plus_seconds(seconds).milliseconds()),
         )?;
         audit::append(tx, now, &by.label(), "invite", role.name(), "")?;
@@ -266,7 +280,7 @@ pub fn accept_invitation(
     db.write(|tx| {
         let role: Option<String> = tx
             .query_row(
-                "DELETE FROM invitation WHERE hash = $1 AND expires_at > $2 RETURNING role",
+                "DELETE FROM invitation WHERE hash = ?1 AND expires_at > ?2 RETURNING role",
                 (digest(invitation), now.milliseconds()),
                 |row| row.get(0),
             )
@@ -313,7 +327,7 @@ pub fn create_token(
     let expires_at = days.map(|days| now.plus_seconds(days * 86_400).milliseconds());
     db.write(|tx| {
         let added = tx.execute(
-            "INSERT INTO token (name, hash, role, created_at, expires_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            "INSERT INTO token (name, hash, role, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
             (name, digest(token.reveal()), role.name(), now.milliseconds(), expires_at),
         )?;
         if added == 0 {
@@ -326,7 +340,7 @@ pub fn create_token(
 
 pub fn remove_token(db: &Db, by: &Principal, name: &str, now: Timestamp) -> Result<(), Error> {
     db.write(|tx| {
-        if tx.execute("DELETE FROM token WHERE name = $1", [name])? == 0 {
+        if tx.execute("DELETE FROM token WHERE name = ?1", [name])? == 0 {
             return Err(Error::Absent { kind: "token", name: name.to_owned() });
         }
         Ok(audit::append(tx, now, &by.label(), "token-remove", name, "")?)
@@ -341,7 +355,7 @@ pub fn record_certificate(
     now: Timestamp,
 ) -> Result<(), rusqlite::Error> {
     tx.execute(
-        "INSERT INTO certificate (serial, machine, issued_at, expires_at) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO certificate (serial, machine, issued_at, expires_at) VALUES (?1, ?2, ?3, ?4)",
         (&issued.serial, machine, now.milliseconds(), issued.expires_at.milliseconds()),
     )?;
     Ok(())
@@ -350,7 +364,7 @@ pub fn record_certificate(
 /// Makes all certificates of a machine invalid from now on.
 pub fn revoke_certificates(tx: &Transaction<'_>, machine: &str, now: Timestamp) -> Result<(), rusqlite::Error> {
     tx.execute(
-        "UPDATE certificate SET revoked_at = $2 WHERE machine = $1 AND revoked_at IS NULL",
+        "UPDATE certificate SET revoked_at = ?2 WHERE machine = ?1 AND revoked_at IS NULL",
         (machine, now.milliseconds()),
     )?;
     Ok(())

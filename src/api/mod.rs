@@ -10,7 +10,7 @@ mod routes;
 
 pub use caller::{Caller, PeerCertificate};
 pub use problem::Problem;
-pub use routes::{Access, Gate, RouteInfo, Routes, SESSION_COOKIE, Table};
+pub use routes::{Access, RouteInfo, Routes, SESSION_COOKIE, Table};
 
 /// Runs work that blocks (the database, files) away from the threads that serve sockets.
 pub async fn blocking<T: Send + 'static>(

@@ -12,10 +12,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::{Caller, PeerCertificate, Problem, blocking};
-use crate::access::db::{Credentials, authenticate};
+use crate::access::db::{Credentials, Gate};
 use crate::access::{Capability, Principal};
-use crate::db::Db;
-use crate::stdx::time::Clock;
 
 /// The cookie of a person's session. `__Host-`: only over TLS, only to this host.
 pub const SESSION_COOKIE: &str = "__Host-remint";
@@ -103,12 +101,6 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 #[derive(Default)]
 pub struct Table {
     rows: Vec<(RouteInfo, MethodRouter)>,
-}
-
-/// What the gate needs to know who calls.
-pub struct Gate {
-    pub db: Arc<Db>,
-    pub clock: Arc<dyn Clock>,
 }
 
 impl Table {
@@ -228,8 +220,7 @@ async fn identify(gate: Arc<Gate>, brought: Brought) -> Result<Principal, Proble
             bearer: brought.bearer.as_deref(),
             session: brought.session.as_deref(),
         };
-        authenticate(&gate.db, credentials, gate.clock.now())
-            .map_err(|error| Problem::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error))
+        gate.authenticate(credentials).map_err(|error| Problem::from_error(StatusCode::INTERNAL_SERVER_ERROR, &error))
     })
     .await
 }

@@ -33,6 +33,6 @@ pub(super) fn apply(connection: &mut Connection, migrations: &[&[Migration]], no
 fn apply_one(connection: &mut Connection, step: &Migration, now: Timestamp) -> Result<(), rusqlite::Error> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(step.sql)?;
-    transaction.execute("INSERT INTO migration (name, applied_at) VALUES ($1, $2)", (step.name, now.milliseconds()))?;
+    transaction.execute("INSERT INTO migration (name, applied_at) VALUES (?1, ?2)", (step.name, now.milliseconds()))?;
     transaction.commit()
 }

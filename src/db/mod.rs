@@ -1,7 +1,8 @@
 //! The kernel that owns the database: opens it, brings its tables up to date, hands out transactions.
 //!
 //! Embedded SQLite in one file, one writer and a few readers. The SQL lives in each subject's `db.rs` and keeps to what
-//! SQLite and PostgreSQL both understand: `$1` parameters, `ON CONFLICT`, `RETURNING`, integers for time (milliseconds),
+//! SQLite and PostgreSQL both understand, but for `?1`, which PostgreSQL writes `$1` (in SQLite `$1` is a *name*, numbered
+//! by its first appearance: binding by position would mix values up; tidy forbids it): `ON CONFLICT`, `RETURNING`, integers for time (milliseconds),
 //! text for JSON. No product noun in here, and no query.
 //!
 //! Calls block: async code goes through `api::blocking`.
