@@ -17,3 +17,6 @@ pub mod api;
 
 // The nouns.
 pub mod fleet;
+
+// Put a system on a machine.
+pub mod imaging;

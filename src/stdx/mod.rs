@@ -4,6 +4,7 @@
 //! in this folder, where each block says why it is sound.
 
 pub mod backoff;
+pub mod buffer;
 pub mod file;
 pub mod hex;
 pub mod hint;

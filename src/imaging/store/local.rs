@@ -1,0 +1,214 @@
+//! A content store in a folder.
+//!
+//! ```text
+//! format              "remint store 1\n"
+//! lock                held shared by uploads, alone by what removes
+//! packs/4f/4f09...    packs, under the first two digits of their id
+//! versions/NAME/7     signed manifests; 7.gone marks a number that was removed and is not given again
+//! tags/NAME/prod      "7\n"
+//! tmp/                what is being written; garbage when nobody holds the lock
+//! ```
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::imaging::chunk::ChunkId;
+use crate::imaging::error::Error;
+use crate::imaging::store::files::{Disk, Existing, Files, write_whole};
+use crate::imaging::store::format::{Entry, FOOTER_BYTES, Footer, PackDamage, PackId, parse_index};
+use crate::imaging::store::index::Index;
+use crate::imaging::store::{ChunkSource, Location};
+use crate::stdx::hex;
+
+const FORMAT: &str = "remint store 1\n";
+
+/// Open packs that are kept open; beyond that all are closed and opened again as they are needed.
+const OPEN_PACKS_MAX: usize = 256;
+
+/// A store in a folder. Threads share it; processes may too.
+pub struct LocalStore {
+    pub(super) root: PathBuf,
+    pub(super) files: Arc<dyn Files>,
+    index: RwLock<Index>,
+    open: Mutex<HashMap<PackId, Arc<File>>>,
+}
+
+impl LocalStore {
+    /// Makes an empty store in `root`, or opens the one that is there.
+    pub fn create(root: &Path) -> Result<LocalStore, Error> {
+        LocalStore::create_with(root, Arc::new(Disk))
+    }
+
+    pub fn create_with(root: &Path, files: Arc<dyn Files>) -> Result<LocalStore, Error> {
+        let format = root.join("format");
+        if !format.exists() {
+            let made =
+                ["packs", "versions", "tags", "tmp"].iter().try_for_each(|name| files.make_folder(&root.join(name)));
+            made.and_then(|()| {
+                let temporary = root.join("tmp").join(fresh_name()?);
+                write_whole(&*files, temporary, &format, FORMAT.as_bytes(), Existing::Replace)
+            })
+            .map_err(Error::write(root.display()))?;
+        }
+        LocalStore::open_with(root, files)
+    }
+
+    pub fn open(root: &Path) -> Result<LocalStore, Error> {
+        LocalStore::open_with(root, Arc::new(Disk))
+    }
+
+    pub fn open_with(root: &Path, files: Arc<dyn Files>) -> Result<LocalStore, Error> {
+        let found = match fs::read_to_string(root.join("format")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoStore { path: root.to_owned() });
+            }
+            other => other.map_err(Error::read(root.join("format").display()))?,
+        };
+        if found != FORMAT {
+            return Err(Error::StoreFormat { path: root.to_owned(), found: found.trim().to_owned() });
+        }
+        Ok(LocalStore { root: root.to_owned(), files, index: RwLock::default(), open: Mutex::default() })
+    }
+
+    /// Whether the store has `id`, as far as is known without looking for packs of other processes.
+    pub fn has(&self, id: &ChunkId) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// Reads the indexes of the packs that have come since the last time. A pack that is damaged is left out, and named.
+    pub fn refresh(&self) -> Result<Vec<(PackId, PackDamage)>, Error> {
+        let mut damaged = Vec::new();
+        for pack in self.packs()? {
+            if self.index.read().unwrap_or_else(PoisonError::into_inner).knows(pack) {
+                continue;
+            }
+            match self.pack_entries(pack) {
+                Ok(entries) => self.learn(pack, &entries),
+                Err(Error::DamagedPack { pack, damage }) => damaged.push((pack, damage)),
+                Err(Error::MissingPack { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// The ids of all packs.
+    pub fn packs(&self) -> Result<Vec<PackId>, Error> {
+        let folder = self.root.join("packs");
+        let mut packs = Vec::new();
+        for shard in names(&folder)? {
+            packs.extend(names(&folder.join(shard))?.iter().filter_map(|name| name.parse::<PackId>().ok()));
+        }
+        packs.sort_unstable();
+        Ok(packs)
+    }
+
+    /// The index of one pack, checked against its name.
+    pub fn pack_entries(&self, pack: PackId) -> Result<Vec<Entry>, Error> {
+        let file = self.pack_file(pack)?;
+        let read = || -> io::Result<Result<Vec<Entry>, PackDamage>> {
+            let size = file.metadata()?.len();
+            let Some(at) = size.checked_sub(FOOTER_BYTES as u64) else { return Ok(Err(PackDamage::Footer)) };
+            let mut bytes = [0; FOOTER_BYTES];
+            file.read_exact_at(&mut bytes, at)?;
+            let footer = match Footer::parse(&bytes, size) {
+                Ok(footer) => footer,
+                Err(damage) => return Ok(Err(damage)),
+            };
+            let mut index = vec![0; footer.index_bytes()];
+            file.read_exact_at(&mut index, footer.index_offset)?;
+            Ok(parse_index(&index, footer, pack))
+        };
+        let entries = read().map_err(Error::read(format!("pack {pack}")))?;
+        entries.map_err(|damage| Error::DamagedPack { pack, damage })
+    }
+
+    /// A pack, open for reading: what the appliance sends from.
+    pub fn pack_file(&self, pack: PackId) -> Result<Arc<File>, Error> {
+        let mut open = guard(&self.open);
+        if let Some(file) = open.get(&pack) {
+            return Ok(Arc::clone(file));
+        }
+        let file = match File::open(self.pack_path(pack)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::MissingPack { pack }),
+            other => Arc::new(other.map_err(Error::read(format!("pack {pack}")))?),
+        };
+        if open.len() >= OPEN_PACKS_MAX {
+            open.clear();
+        }
+        open.insert(pack, Arc::clone(&file));
+        Ok(file)
+    }
+
+    pub fn pack_path(&self, pack: PackId) -> PathBuf {
+        let name = pack.to_string();
+        self.root.join("packs").join(&name[..2]).join(name)
+    }
+
+    pub(super) fn learn(&self, pack: PackId, entries: &[Entry]) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).add(pack, entries);
+    }
+
+    /// A new name under `tmp/`.
+    pub(super) fn temporary(&self) -> Result<PathBuf, Error> {
+        let name = fresh_name().map_err(Error::write(self.root.join("tmp").display()))?;
+        Ok(self.root.join("tmp").join(name))
+    }
+
+    fn find(&self, ids: &[ChunkId]) -> Vec<Option<Location>> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        ids.iter().map(|id| index.find(id)).collect()
+    }
+}
+
+impl ChunkSource for LocalStore {
+    fn name(&self) -> String {
+        self.root.display().to_string()
+    }
+
+    fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>, Error> {
+        let found = self.find(ids);
+        if found.iter().all(Option::is_some) {
+            return Ok(found);
+        }
+        self.refresh()?;
+        Ok(self.find(ids))
+    }
+
+    fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        let file = self.pack_file(pack)?;
+        let mut bytes = vec![0; len];
+        match file.read_exact_at(&mut bytes, offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(Error::PackRange { pack, offset, len: len as u64 })
+            }
+            other => other.map(|()| bytes).map_err(Error::read(format!("pack {pack}"))),
+        }
+    }
+}
+
+/// The names in a folder, sorted; none when it does not exist.
+pub(super) fn names(folder: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(Error::read(folder.display()))?,
+    };
+    let names: io::Result<Vec<String>> =
+        entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned())).collect();
+    let mut names = names.map_err(Error::read(folder.display()))?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn fresh_name() -> io::Result<String> {
+    let random = ring::rand::generate::<[u8; 12]>(&ring::rand::SystemRandom::new());
+    Ok(hex::emit(&random.map_err(|_| io::Error::other("no random numbers"))?.expose()))
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

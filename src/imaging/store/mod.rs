@@ -1,0 +1,70 @@
+//! The content store: chunks in packs, versions of images as signed manifests.
+//!
+//! - A pack is written once and never edited; its index lies in it, so the store's index is rebuilt from the packs.
+//! - A version is published by one rename after everything it needs is durable: it is whole or absent.
+//! - What reads chunks is [`ChunkSource`], nothing more: the store of a folder ([`local`]), of the appliance far away
+//!   (`imaging::link`), and what is put around them are the same to the loop that applies an image.
+//! - Uploads hold the store's lock shared and collecting garbage holds it alone, so what an upload counts on stays.
+//!
+//! Packs and manifests as bytes: [`format`] and `imaging::manifest`; the folder's layout: `docs/formats/store.md`.
+
+pub mod files;
+pub mod format;
+pub mod index;
+pub mod local;
+pub mod upload;
+pub mod versions;
+
+use crate::imaging::chunk::ChunkId;
+use crate::imaging::error::Error;
+use crate::imaging::store::format::{Entry, PackId};
+
+/// Where a chunk lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Location {
+    pub pack: PackId,
+    pub entry: Entry,
+}
+
+/// Something that holds packs and knows where in them chunks lie.
+pub trait ChunkSource: Send + Sync {
+    /// What people call it, in errors.
+    fn name(&self) -> String;
+
+    /// Where each of `ids` lies; `None` for one that is not here.
+    fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>, Error>;
+
+    /// `len` bytes of a pack from `offset`, as they lie. The caller has bounded `len`.
+    fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error>;
+}
+
+impl<T: ChunkSource + ?Sized> ChunkSource for &T {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>, Error> {
+        (**self).locate(ids)
+    }
+
+    fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        (**self).read_range(pack, offset, len)
+    }
+}
+
+impl<T: ChunkSource + ?Sized> ChunkSource for std::sync::Arc<T> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>, Error> {
+        (**self).locate(ids)
+    }
+
+    fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        (**self).read_range(pack, offset, len)
+    }
+}
+
+#[cfg(test)]
+mod tests;
