@@ -4,10 +4,10 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::access::signing::{PublicKey, SIGNATURE_BYTES, SigningKey};
 use crate::imaging::chunk::{CHUNK_BYTES_MAX, ChunkId, ParseNameError};
 use crate::stdx::hex;
 use crate::stdx::time::Timestamp;
@@ -16,7 +16,7 @@ const MAGIC: &[u8; 8] = b"RMNTMAN1";
 const FORMAT: u32 = 1;
 const SIGNATURE_MAGIC: &[u8; 8] = b"RMNTSIG1";
 /// Public key, signature, magic.
-const TRAILER_BYTES: usize = 32 + 64 + 8;
+const TRAILER_BYTES: usize = 32 + SIGNATURE_BYTES + 8;
 /// What stands before the SHA-256 in the bytes that are signed, so that no other signature of the key fits.
 const SIGNED_CONTEXT: &[u8] = b"remint manifest 1\n";
 
@@ -174,12 +174,11 @@ pub struct Signed {
 
 impl Signed {
     /// Signs `manifest` with the key of the site.
-    pub fn sign(manifest: &Manifest, key: &Ed25519KeyPair) -> Signed {
-        use ring::signature::KeyPair;
+    pub fn sign(manifest: &Manifest, key: &SigningKey) -> Signed {
         let mut bytes = manifest.emit();
         let signature = key.sign(&signed_bytes(version_id(&bytes)));
-        bytes.extend_from_slice(key.public_key().as_ref());
-        bytes.extend_from_slice(signature.as_ref());
+        bytes.extend_from_slice(&key.public().0);
+        bytes.extend_from_slice(&signature);
         bytes.extend_from_slice(SIGNATURE_MAGIC);
         Signed { bytes }
     }
@@ -201,16 +200,13 @@ impl Signed {
         version_id(self.unsigned())
     }
 
-    /// The manifest, if the owner of `public_key` (32 bytes) signed exactly these bytes.
-    pub fn verify(&self, public_key: &[u8]) -> Result<Manifest, Fault> {
+    /// The manifest, if the owner of `key` signed exactly these bytes.
+    pub fn verify(&self, key: &PublicKey) -> Result<Manifest, Fault> {
         let trailer = &self.bytes[self.bytes.len() - TRAILER_BYTES..];
-        let (key, signature) = (&trailer[..32], &trailer[32..96]);
-        if key != public_key {
+        let (signer, signature) = (&trailer[..32], &trailer[32..32 + SIGNATURE_BYTES]);
+        if signer != key.0 || !key.accepts(&signed_bytes(self.version()), signature) {
             return Err(Fault::Signature);
         }
-        UnparsedPublicKey::new(&ED25519, public_key)
-            .verify(&signed_bytes(self.version()), signature)
-            .map_err(|_| Fault::Signature)?;
         Manifest::parse(self.unsigned())
     }
 
@@ -324,7 +320,7 @@ fn parse_header(rest: &mut &[u8]) -> Result<Header, Fault> {
 }
 
 fn parse_extents(mut runs: &[u8], mut chunks: &[u8]) -> Result<Vec<Extent>, Fault> {
-    if runs.len() % RUN_BYTES != 0 || chunks.len() % CHUNK_BYTES != 0 {
+    if !runs.len().is_multiple_of(RUN_BYTES) || !chunks.len().is_multiple_of(CHUNK_BYTES) {
         return Err(Fault::Short);
     }
     let mut extents = Vec::with_capacity(chunks.len() / CHUNK_BYTES);
@@ -348,7 +344,7 @@ fn parse_extents(mut runs: &[u8], mut chunks: &[u8]) -> Result<Vec<Extent>, Faul
 }
 
 fn parse_zeros(mut bytes: &[u8]) -> Result<Vec<Range<u64>>, Fault> {
-    if bytes.len() % ZERO_BYTES != 0 {
+    if !bytes.len().is_multiple_of(ZERO_BYTES) {
         return Err(Fault::Short);
     }
     let mut zeros = Vec::with_capacity(bytes.len() / ZERO_BYTES);
@@ -404,10 +400,10 @@ fn take_u64(rest: &mut &[u8]) -> Result<u64, Fault> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use ring::signature::KeyPair;
 
-    fn key(seed: u8) -> Ed25519KeyPair {
-        Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+    fn key() -> SigningKey {
+        let folder = tempfile::tempdir().unwrap();
+        SigningKey::create(&folder.path().join("key")).unwrap()
     }
 
     fn header(size: u64) -> Header {
@@ -440,10 +436,11 @@ mod tests {
 
     #[test]
     fn only_what_the_site_signed_verifies() {
-        let signed = Signed::sign(&sample(), &key(1));
-        let public = key(1).public_key().as_ref().to_vec();
+        let (key, other) = (key(), key());
+        let signed = Signed::sign(&sample(), &key);
+        let public = key.public();
         assert_eq!(signed.verify(&public).unwrap(), sample());
-        assert_eq!(signed.verify(key(2).public_key().as_ref()), Err(Fault::Signature));
+        assert_eq!(signed.verify(&other.public()), Err(Fault::Signature));
         for at in 0..signed.as_bytes().len() {
             let mut bytes = signed.as_bytes().to_vec();
             bytes[at] ^= 1;
@@ -456,9 +453,9 @@ mod tests {
     fn manifests_that_lie_are_refused() {
         let lies: Vec<(&str, Manifest)> = vec![
             ("past the end", Manifest { header: header(400), ..sample() }),
-            ("overlap", Manifest { zeros: vec![120..200], ..sample() }),
+            ("overlap", Manifest { zeros: vec![120..200, 500..600], ..sample() }),
             ("order", Manifest { zeros: vec![500..600, 150..200], ..sample() }),
-            ("empty zero range", Manifest { zeros: vec![150..150], ..sample() }),
+            ("empty zero range", Manifest { zeros: vec![150..150, 500..600], ..sample() }),
             ("empty chunk", Manifest { extents: vec![extent(0, 0)], ..sample() }),
             ("huge chunk", Manifest { extents: vec![extent(0, u32::MAX)], header: header(u64::MAX), zeros: vec![] }),
             (

@@ -171,7 +171,7 @@ mod tests {
                 offset,
                 stored_bytes: 10 + n,
                 plain_bytes: 20 + n,
-                encoding: if n % 2 == 0 { Encoding::Zstd } else { Encoding::Stored },
+                encoding: if n.is_multiple_of(2) { Encoding::Zstd } else { Encoding::Stored },
             };
             offset += entry.stored_bytes;
             entry
