@@ -1,0 +1,59 @@
+//! What a built boot environment consists of: `manifest.json` beside its files.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::debian::Package;
+use super::modules::Flavour;
+use crate::stdx::hex;
+
+pub const FILE_NAME: &str = "manifest.json";
+const VERSION: u32 = 1;
+
+/// Written once, never edited. It holds no date: the same ingredients give the same manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format.
+    pub version: u32,
+    /// Name of the build: the first 16 digits of the SHA-256 over `files`.
+    pub build: String,
+    pub flavour: Flavour,
+    /// What `uname -r` says in it.
+    pub kernel_release: String,
+    /// SHA-256 of `remint-agent`.
+    pub agent_sha256: String,
+    pub packages: Vec<Package>,
+    pub modules: usize,
+    pub files: Vec<FileEntry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl FileEntry {
+    pub fn of(name: &str, content: &[u8]) -> FileEntry {
+        FileEntry { name: name.to_owned(), bytes: content.len() as u64, sha256: sha256(content) }
+    }
+}
+
+impl Manifest {
+    /// A manifest over `files`, which are sorted by name here.
+    pub fn new(flavour: Flavour, kernel_release: &str, agent: &[u8], packages: Vec<Package>, modules: usize, mut files: Vec<FileEntry>) -> Manifest {
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let listing: String = files.iter().map(|file| format!("{} {}\n", file.sha256, file.name)).collect();
+        let build = sha256(listing.as_bytes())[..16].to_owned();
+        Manifest { version: VERSION, build, flavour, kernel_release: kernel_release.to_owned(), agent_sha256: sha256(agent), packages, modules, files }
+    }
+
+    pub fn file(&self, name: &str) -> Option<&FileEntry> {
+        self.files.iter().find(|file| file.name == name)
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::emit(&Sha256::digest(bytes))
+}
