@@ -18,5 +18,9 @@ pub mod api;
 // The nouns.
 pub mod fleet;
 
+// Boot a machine.
+#[cfg(feature = "server")]
+pub mod bootenv;
+
 // Put a system on a machine.
 pub mod imaging;

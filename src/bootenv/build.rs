@@ -44,7 +44,7 @@ pub fn build(plan: &Plan, now: SystemTime, say: &mut dyn FnMut(&str)) -> Result<
     let mut files = vec![("vmlinuz", kernel.image.clone()), ("initrd.img", initramfs)];
     files.extend(boot_programs(&scratch.0, &packages[1], &packages[2])?);
     let entries = files.iter().map(|(name, content)| FileEntry::of(name, content)).collect();
-    let manifest = Manifest::new(plan.flavour, &kernel.release, &agent, packages, modules, entries);
+    let manifest = Manifest::new(plan.flavour, &kernel.release, &agent, &packages, modules, entries);
     let folder = publish(&plan.output, &manifest, &files)?;
     say(&format!("build {} is current", manifest.build));
     Ok((manifest, folder))
@@ -107,7 +107,9 @@ impl Kernel {
         let release = image.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("vmlinuz-"));
         let release = release.ok_or_else(|| missing("boot/vmlinuz-*"))?.to_owned();
         // Debian 13 moved the modules below usr/.
-        let base = [root.to_owned(), root.join("usr")].into_iter().find(|base| base.join("lib/modules").join(&release).is_dir());
+        let base = [root.to_owned(), root.join("usr")]
+            .into_iter()
+            .find(|base| base.join("lib/modules").join(&release).is_dir());
         let base = base.ok_or_else(|| missing("lib/modules"))?;
         run(Command::new(depmod()).arg("-b").arg(&base).arg(&release))?;
         let modules = base.join("lib/modules").join(&release);
@@ -126,7 +128,9 @@ fn depmod() -> &'static str {
 
 fn entry_with_prefix(folder: &Path, prefix: &str) -> Option<PathBuf> {
     let names = fs::read_dir(folder).ok()?.flatten();
-    names.map(|entry| entry.path()).find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)))
+    names
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)))
 }
 
 /// The compressed archive and how many modules it has.
@@ -216,4 +220,91 @@ fn switch(output: &Path, build: &str) -> std::io::Result<()> {
     symlink(build, &fresh)?;
     fs::rename(&fresh, output.join(CURRENT))?;
     sync_folder(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bootenv::plan::Request;
+
+    /// A package with the given files; dpkg-deb makes it.
+    fn package(folder: &Path, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+        let tree = folder.join(name);
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        let control = format!("Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b>\nDescription: s\n");
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        for (path, content) in files {
+            fs::create_dir_all(tree.join(path).parent().unwrap()).unwrap();
+            fs::write(tree.join(path), content).unwrap();
+        }
+        let file = folder.join(format!("{name}.deb"));
+        run(Command::new("dpkg-deb").args(["-b", "--root-owner-group"]).arg(&tree).arg(&file)).unwrap();
+        file
+    }
+
+    /// A plan of packages in miniature; the GRUB package is this machine's own, when it has one.
+    fn plan(folder: &Path) -> Option<Plan> {
+        let grub = Path::new("/usr/lib/grub/x86_64-efi");
+        if !grub.is_dir() || !Path::new("/sbin/depmod").exists() {
+            println!("skipped: grub-efi-amd64-bin or kmod is not installed");
+            return None;
+        }
+        let parts = fs::read_dir(grub).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_file());
+        let modules: Vec<(String, Vec<u8>)> = parts
+            .map(|path| (path.strip_prefix("/").unwrap().display().to_string(), fs::read(path).unwrap()))
+            .collect();
+        let modules: Vec<(&str, &[u8])> =
+            modules.iter().map(|(path, content)| (path.as_str(), content.as_slice())).collect();
+        let kernel: &[(&str, &[u8])] = &[
+            ("boot/vmlinuz-6.1.0-test", b"kernel"),
+            ("lib/modules/6.1.0-test/modules.order", b""),
+            ("lib/modules/6.1.0-test/modules.builtin", b""),
+        ];
+        let ipxe: &[(&str, &[u8])] = &[("usr/lib/ipxe/undionly.kpxe", b"bios"), ("usr/lib/ipxe/snponly.efi", b"uefi")];
+        fs::write(folder.join("agent"), b"\x7fELF static").unwrap();
+        Some(Plan::new(Request {
+            flavour: Flavour::Virtual,
+            agent: folder.join("agent"),
+            output: folder.join("boot"),
+            cache: folder.join("cache"),
+            suite: None,
+            kernel: None,
+            kernel_deb: Some(package(folder, "linux-image-test", kernel)),
+            ipxe_deb: Some(package(folder, "ipxe", ipxe)),
+            grub_deb: Some(package(folder, "grub", &modules)),
+        }))
+    }
+
+    #[test]
+    fn the_same_ingredients_give_the_same_build_and_another_agent_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(plan) = plan(folder.path()) else { return };
+        let (first, place) = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap();
+        let bytes = fs::read(place.join("initrd.img")).unwrap();
+        fs::remove_dir_all(&plan.output).unwrap();
+        let (second, _) = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap();
+        assert_eq!(first, second);
+        assert_eq!(bytes, fs::read(place.join("initrd.img")).unwrap());
+        assert_eq!(current(&plan.output), Some(first.clone()));
+        assert_eq!(first.file("snponly.efi").map(|file| file.bytes), Some(4));
+
+        fs::write(&plan.agent, b"\x7fELF static, newer").unwrap();
+        let (third, _) = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap();
+        assert_ne!(third.build, first.build);
+        assert_eq!(current(&plan.output), Some(third));
+        assert!(fs::read_dir(&plan.cache).unwrap().next().is_none(), "nothing is left of the unpacked packages");
+    }
+
+    #[test]
+    fn an_agent_with_libraries_and_a_package_without_a_kernel_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(mut plan) = plan(folder.path()) else { return };
+        fs::write(&plan.agent, b"\x7fELF /lib64/ld-linux-x86-64.so.2").unwrap();
+        assert!(matches!(build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}), Err(Error::AgentNotStatic { .. })));
+        fs::write(&plan.agent, b"\x7fELF").unwrap();
+        plan.kernel = plan.ipxe.clone();
+        let error = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("vmlinuz"), "{error}");
+        assert!(!plan.output.exists(), "nothing is half-published");
+    }
 }

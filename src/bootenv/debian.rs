@@ -15,11 +15,10 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const LISTS_AGE_MAX: Duration = Duration::from_hours(24);
 
 /// A package file at hand.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Package {
     pub name: String,
     pub version: String,
-    #[serde(skip)]
     pub file: PathBuf,
 }
 
@@ -27,7 +26,8 @@ impl Package {
     /// Reads name and version out of a `.deb`.
     pub fn open(file: &Path) -> Result<Package, Error> {
         fs::metadata(file).map_err(Error::file(file))?;
-        let field = |name| run(Command::new("dpkg-deb").arg("-f").arg(file).arg(name)).map(|text| text.trim().to_owned());
+        let field =
+            |name| run(Command::new("dpkg-deb").arg("-f").arg(file).arg(name)).map(|text| text.trim().to_owned());
         Ok(Package { name: field("Package")?, version: field("Version")?, file: file.to_owned() })
     }
 
@@ -154,7 +154,8 @@ fn mirror_of_security(mirror: &str) -> String {
 /// Runs `command` and gives what it wrote; when it fails, the error holds the last line it complained with.
 pub(super) fn run(command: &mut Command) -> Result<String, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.env("LC_ALL", "C").output().map_err(|source| Error::Missing { program: program.clone(), source })?;
+    let output =
+        command.env("LC_ALL", "C").output().map_err(|source| Error::Missing { program: program.clone(), source })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -175,7 +176,8 @@ mod tests {
         let tree = folder.join("tree");
         fs::create_dir_all(tree.join("DEBIAN")).unwrap();
         fs::create_dir_all(tree.join("usr/lib/sample")).unwrap();
-        let control = "Package: sample\nVersion: 1.2-3\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: s\n";
+        let control =
+            "Package: sample\nVersion: 1.2-3\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: s\n";
         fs::write(tree.join("DEBIAN/control"), control).unwrap();
         fs::write(tree.join("usr/lib/sample/file"), "content").unwrap();
         let file = folder.join("sample.deb");

@@ -42,11 +42,22 @@ impl Hint for Error {
             Error::Command { .. } => "is the network up? packages that are at hand already can be given with \
                                       --kernel-deb, --ipxe-deb and --grub-deb"
                 .to_owned(),
-            Error::NoPackage { .. } => "another suite can be chosen with --suite, a package file with --kernel-deb".to_owned(),
-            Error::NotInPackage { package, .. } => format!("is {package} the right package? --kernel-deb wants a Debian linux-image package"),
-            Error::NoAgent { .. } | Error::AgentNotStatic { .. } => "build it with scripts/agent, or give its place with --agent".to_owned(),
-            Error::NoMirror => "on a machine that is not Debian, give the package files with --kernel-deb, --ipxe-deb and --grub-deb".to_owned(),
-            Error::TooLarge { .. } => "machines with little memory could not start it; --flavour virtual has fewer drivers".to_owned(),
+            Error::NoPackage { .. } => {
+                "another suite can be chosen with --suite, a package file with --kernel-deb".to_owned()
+            }
+            Error::NotInPackage { package, .. } => {
+                format!("is {package} the right package? --kernel-deb wants a Debian linux-image package")
+            }
+            Error::NoAgent { .. } | Error::AgentNotStatic { .. } => {
+                "build it with scripts/agent, or give its place with --agent".to_owned()
+            }
+            Error::NoMirror => {
+                "on a machine that is not Debian, give the package files with --kernel-deb, --ipxe-deb and --grub-deb"
+                    .to_owned()
+            }
+            Error::TooLarge { .. } => {
+                "machines with little memory could not start it; --flavour virtual has fewer drivers".to_owned()
+            }
         })
     }
 }

@@ -22,9 +22,16 @@ pub struct Manifest {
     pub kernel_release: String,
     /// SHA-256 of `remint-agent`.
     pub agent_sha256: String,
-    pub packages: Vec<Package>,
+    pub packages: Vec<Ingredient>,
     pub modules: usize,
     pub files: Vec<FileEntry>,
+}
+
+/// A Debian package that went into the build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ingredient {
+    pub name: String,
+    pub version: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +39,12 @@ pub struct FileEntry {
     pub name: String,
     pub bytes: u64,
     pub sha256: String,
+}
+
+impl Ingredient {
+    fn of(package: &Package) -> Ingredient {
+        Ingredient { name: package.name.clone(), version: package.version.clone() }
+    }
 }
 
 impl FileEntry {
@@ -42,11 +55,27 @@ impl FileEntry {
 
 impl Manifest {
     /// A manifest over `files`, which are sorted by name here.
-    pub fn new(flavour: Flavour, kernel_release: &str, agent: &[u8], packages: Vec<Package>, modules: usize, mut files: Vec<FileEntry>) -> Manifest {
+    pub fn new(
+        flavour: Flavour,
+        kernel_release: &str,
+        agent: &[u8],
+        packages: &[Package],
+        modules: usize,
+        mut files: Vec<FileEntry>,
+    ) -> Manifest {
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let listing: String = files.iter().map(|file| format!("{} {}\n", file.sha256, file.name)).collect();
         let build = sha256(listing.as_bytes())[..16].to_owned();
-        Manifest { version: VERSION, build, flavour, kernel_release: kernel_release.to_owned(), agent_sha256: sha256(agent), packages, modules, files }
+        Manifest {
+            version: VERSION,
+            build,
+            flavour,
+            kernel_release: kernel_release.to_owned(),
+            agent_sha256: sha256(agent),
+            packages: packages.iter().map(Ingredient::of).collect(),
+            modules,
+            files,
+        }
     }
 
     pub fn file(&self, name: &str) -> Option<&FileEntry> {

@@ -64,8 +64,10 @@ impl Tables {
             modules_dep.push_str(format!("{file}: {needs}").trim_end());
             modules_dep.push('\n');
         }
-        let modules_alias = keep_lines(&self.alias, |words| words.last().is_some_and(|m| names.contains(&canonical(m))));
-        let modules_softdep = keep_lines(&self.softdep, |words| words.get(1).is_some_and(|m| names.contains(&canonical(m))));
+        let modules_alias =
+            keep_lines(&self.alias, |words| words.last().is_some_and(|m| names.contains(&canonical(m))));
+        let modules_softdep =
+            keep_lines(&self.softdep, |words| words.get(1).is_some_and(|m| names.contains(&canonical(m))));
         Selection { files, modules_dep, modules_alias, modules_softdep }
     }
 
@@ -149,7 +151,8 @@ mod tests {
         kernel/drivers/ptp/ptp.ko.xz: kernel/drivers/pps/pps_core.ko.xz\nkernel/drivers/pps/pps_core.ko.xz:\n\
         kernel/fs/nls/nls_iso8859-1.ko:\nkernel/fs/ext4/ext4.ko:\nkernel/crypto/crc32c_generic.ko:\n\
         kernel/sound/noise.ko:\n";
-    const ALIAS: &str = "# Aliases\nalias virtio:d00000001v* virtio_net\nalias pci:v00008086d* e1000e\nalias snd noise\n";
+    const ALIAS: &str =
+        "# Aliases\nalias virtio:d00000001v* virtio_net\nalias pci:v00008086d* e1000e\nalias snd noise\n";
     const SOFTDEP: &str = "# Soft\nsoftdep ext4 pre: crc32c_generic\nsoftdep noise pre: ext4\n";
 
     fn select(lines: &[&str]) -> Selection {
