@@ -13,6 +13,8 @@
 
 pub mod chunk;
 pub mod chunker;
+pub mod disk;
 pub mod error;
+pub mod fs;
 pub mod manifest;
 pub mod store;

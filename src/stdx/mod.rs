@@ -4,7 +4,10 @@
 //! in this folder, where each block says why it is sound.
 
 pub mod backoff;
+pub mod blockdev;
 pub mod buffer;
+pub mod bytes;
+pub mod crc32;
 pub mod file;
 pub mod hex;
 pub mod hint;

@@ -1,1 +1,3 @@
 //! All tests that need no root, in one binary.
+
+mod formats;

@@ -1,0 +1,153 @@
+//! Fits what was applied to the disk it now lies on: the partition table is moved to the disk's real end and real sector
+//! size, one partition takes the space behind it, identifiers are renewed. All is planned before a byte is written.
+
+use super::gpt::Gpt;
+use super::guid::Guid;
+use super::mbr::{self, Mbr};
+use super::table::{self, Error, Partition, Patch, Table};
+use crate::imaging::fs;
+use crate::stdx::io::{ReadAt, Section};
+
+/// A grown partition ends on this grid.
+const ALIGN_BYTES: u64 = 1 << 20;
+
+/// Which partition takes the free space behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grow {
+    /// The root: the partition typed so, else the last one that holds a Linux file system.
+    Root,
+    Number(u32),
+    Nothing,
+}
+
+/// What is asked of the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    pub grow: Grow,
+    /// Renews the identifiers of the disk and its partitions, drawn from this seed. What the installed system refers to
+    /// by PARTUUID must then be told.
+    pub renew: Option<[u8; 32]>,
+}
+
+/// The geometry of the target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub bytes: u64,
+    /// The logical sector; `None` for a file, whose sectors are the table's.
+    pub sector_bytes: Option<u32>,
+}
+
+/// All that will be written, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub patches: Vec<Patch>,
+    pub grown: Option<Grown>,
+}
+
+/// A partition and its sizes in bytes before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grown {
+    pub number: u32,
+    pub start: u64,
+    pub old_bytes: u64,
+    pub new_bytes: u64,
+}
+
+/// Plans the fitting of `disk`, which must already read as the applied image, to `target`.
+pub fn plan(disk: &dyn ReadAt, target: Target, wish: Wish) -> Result<Plan, Error> {
+    match table::read(disk, target.sector_bytes)?.ok_or(Error::NoTable)? {
+        Table::Gpt(gpt) => plan_gpt(disk, gpt, target, wish),
+        Table::Mbr(mbr) => plan_mbr(disk, &mbr, target, wish),
+    }
+}
+
+fn plan_gpt(disk: &dyn ReadAt, mut gpt: Gpt, target: Target, wish: Wish) -> Result<Plan, Error> {
+    let mut patches = Vec::new();
+    if let Some(sector_bytes) = target.sector_bytes.map(u64::from).filter(|bytes| *bytes != gpt.sector_bytes) {
+        let old = gpt.sector_bytes;
+        gpt.recount(sector_bytes)?;
+        patches.extend(stale_header(old, sector_bytes));
+    }
+    gpt.relocate(target.bytes)?;
+    let partitions = gpt.partitions();
+    let grown = chosen(disk, &partitions, wish.grow)?.and_then(|partition| {
+        let next = partitions.iter().map(|other| other.start).filter(|start| *start > partition.start).min();
+        grow_to(partition, next.unwrap_or(u64::MAX).min(gpt.usable_end()))
+    });
+    if let Some(grown) = grown {
+        gpt.resize(grown.number, grown.new_bytes);
+    }
+    if let Some(seed) = wish.renew {
+        gpt.renew(|number| draw(seed, number));
+    }
+    patches.extend(gpt.emit(target.bytes));
+    let first = disk.read_vec_at(0, 512).map_err(Error::read("the master boot record"))?;
+    let protective = mbr::protective(&first, target.bytes / gpt.sector_bytes);
+    patches.extend(protective.map(|bytes| Patch { offset: 0, bytes }));
+    Ok(Plan { patches, grown })
+}
+
+/// What wipes a header that stands where sectors of the old size put it and would be found there again.
+fn stale_header(old_sector_bytes: u64, new_sector_bytes: u64) -> Option<Patch> {
+    let offset = old_sector_bytes;
+    (offset < new_sector_bytes).then(|| Patch { offset, bytes: vec![0; (new_sector_bytes - offset) as usize] })
+}
+
+fn plan_mbr(disk: &dyn ReadAt, mbr: &Mbr, target: Target, wish: Wish) -> Result<Plan, Error> {
+    let partitions = mbr.partitions();
+    let needed_bytes = partitions.iter().map(Partition::end).max().unwrap_or(0);
+    if needed_bytes > target.bytes {
+        return Err(Error::TooSmall { disk_bytes: target.bytes, needed_bytes });
+    }
+    let grown = chosen(disk, &partitions, wish.grow)?
+        .and_then(|partition| grow_to(partition, mbr.limit_of(partition.number, target.bytes)));
+    let mut patches = grown.map(|grown| mbr.resize(grown.number, grown.new_bytes)).unwrap_or_default();
+    if let Some(seed) = wish.renew {
+        let random = draw(seed, 0).0;
+        patches.push(mbr.renew(u32::from_le_bytes([random[0], random[1], random[2], random[3]])));
+    }
+    Ok(Plan { patches, grown })
+}
+
+/// The partition that shall grow; `None` when the wish is nothing, or no partition is a root.
+fn chosen<'a>(disk: &dyn ReadAt, partitions: &'a [Partition], grow: Grow) -> Result<Option<&'a Partition>, Error> {
+    match grow {
+        Grow::Nothing => Ok(None),
+        Grow::Number(number) => {
+            let found = partitions.iter().find(|partition| partition.number == number);
+            found.map(Some).ok_or(Error::NoSuchPartition { number })
+        }
+        Grow::Root => Ok(root(disk, partitions)),
+    }
+}
+
+/// The root partition: the one typed so, else the last one on the disk that holds ext, XFS or btrfs.
+pub fn root<'a>(disk: &dyn ReadAt, partitions: &'a [Partition]) -> Option<&'a Partition> {
+    let typed = partitions.iter().find(|partition| partition.kind.is_linux_root());
+    typed.or_else(|| partitions.iter().filter(|p| holds_linux(disk, p)).max_by_key(|partition| partition.start))
+}
+
+fn holds_linux(disk: &dyn ReadAt, partition: &Partition) -> bool {
+    let section = Section::new(disk, partition.start, partition.bytes.min(disk.size().saturating_sub(partition.start)));
+    let probed = section.and_then(|section| fs::probe(&section).ok());
+    probed.is_some_and(|probed| probed.kind.grows_mounted())
+}
+
+/// The growth up to `end`; `None` when there is less than one step of the grid to gain.
+fn grow_to(partition: &Partition, end: u64) -> Option<Grown> {
+    let new_bytes = (end / ALIGN_BYTES * ALIGN_BYTES).saturating_sub(partition.start);
+    (new_bytes > partition.bytes).then_some(Grown {
+        number: partition.number,
+        start: partition.start,
+        old_bytes: partition.bytes,
+        new_bytes,
+    })
+}
+
+/// Identifier `number` of a seed: the same seed gives the same disk.
+fn draw(seed: [u8; 32], number: u32) -> Guid {
+    let digest = blake3::keyed_hash(&seed, &number.to_le_bytes());
+    let mut random = [0; 16];
+    random.copy_from_slice(&digest.as_bytes()[..16]);
+    Guid::from_random(random)
+}

@@ -1,0 +1,109 @@
+//! Disk and file system formats against the tools that define them.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise and says what it skips"
+)]
+
+mod grow;
+mod tables;
+mod volumes;
+
+use remint::imaging::fs;
+use remint::stdx::io::{FileAt, ReadAt};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const MIB: u64 = 1 << 20;
+
+/// Whether all `tools` are installed; says what is skipped where one is not.
+fn have(tools: &[&str]) -> bool {
+    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let missing = tools.iter().find(|tool| !folders.iter().any(|folder| Path::new(folder).join(tool).exists()));
+    if let Some(tool) = missing {
+        println!("skipped: {tool} is not installed");
+    }
+    missing.is_none()
+}
+
+fn run_any(tool: &str, arguments: &[&str]) -> Output {
+    let path = "/usr/sbin:/usr/bin:/sbin:/bin";
+    let mut command = Command::new(tool);
+    command.args(arguments).env("PATH", path).env("LC_ALL", "C").env("MTOOLS_SKIP_CHECK", "1");
+    command.output().unwrap_or_else(|error| panic!("{tool}: {error}"))
+}
+
+/// Runs a tool that must succeed, and returns what it printed.
+fn run(tool: &str, arguments: &[&str]) -> String {
+    let output = run_any(tool, arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{tool} {arguments:?}: {}\n{text}", output.status);
+    text
+}
+
+/// A temporary folder with names of files in it.
+struct Bench(tempfile::TempDir);
+
+impl Bench {
+    fn new() -> Bench {
+        Bench(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A sparse file of `bytes`.
+    fn blank(&self, name: &str, bytes: u64) -> String {
+        File::create(self.path(name)).unwrap().set_len(bytes).unwrap();
+        self.name(name)
+    }
+
+    /// A folder of files in many sizes, so that extents, fragments and directories of several blocks come about.
+    fn content(&self) -> String {
+        let folder = self.path("content");
+        std::fs::create_dir_all(folder.join("deep/er")).unwrap();
+        for index in 0..120u64 {
+            let bytes = noise(index, (index * index * 7 % 50_000) as usize);
+            std::fs::write(folder.join(format!("file-{index}.bin")), bytes).unwrap();
+        }
+        std::fs::write(folder.join("deep/er/large.bin"), noise(7, 3 * MIB as usize)).unwrap();
+        self.name("content")
+    }
+}
+
+/// Bytes that do not compress and differ by `seed`.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Copies only the used ranges of `from` into a file of the same size that is full of junk elsewhere, as a disk is that
+/// had another life, and returns what was found.
+fn copy_used(from: &str, to: &str) -> fs::Used {
+    let source = FileAt::new(File::open(from).unwrap()).unwrap();
+    let used = fs::used_ranges(&source).unwrap();
+    let target = File::create(to).unwrap();
+    let junk = vec![0xA5; MIB as usize];
+    for at in (0..source.size()).step_by(MIB as usize) {
+        target.write_all_at(&junk[..(source.size() - at).min(MIB) as usize], at).unwrap();
+    }
+    for range in &used.ranges {
+        let bytes = source.read_vec_at(range.start, (range.end - range.start) as usize).unwrap();
+        target.write_all_at(&bytes, range.start).unwrap();
+    }
+    used
+}
