@@ -24,3 +24,5 @@ pub mod bootenv;
 
 // Put a system on a machine.
 pub mod imaging;
+
+pub mod tasksequence;

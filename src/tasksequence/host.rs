@@ -1,0 +1,205 @@
+//! The machine as steps see it. One implementation is real (`real`), one is a model in memory for tests.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::stdx::time::Timestamp;
+
+use super::journal::{DiskIdentity, Entry};
+use super::link::{ImageGrant, RunOrder};
+
+/// Where the machine is: which system runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    BootEnvironment,
+    InstalledSystem,
+}
+
+impl Place {
+    pub fn name(self) -> &'static str {
+        match self {
+            Place::BootEnvironment => "boot-environment",
+            Place::InstalledSystem => "installed-system",
+        }
+    }
+
+    /// As in "in the ...".
+    pub fn words(self) -> &'static str {
+        match self {
+            Place::BootEnvironment => "boot environment",
+            Place::InstalledSystem => "installed system",
+        }
+    }
+}
+
+/// Whose files: those of the running system, or those of the system that is being installed. In the installed system
+/// both are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Root {
+    Here,
+    Target,
+}
+
+/// A whole disk of the machine; what it was booted from over the network is not among them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// `/dev/vda`
+    pub path: String,
+    pub bytes: u64,
+    #[serde(default)]
+    pub serial: Option<String>,
+    #[serde(default)]
+    pub model: Option<String>,
+    #[serde(default)]
+    pub rotational: bool,
+    #[serde(default)]
+    pub removable: bool,
+}
+
+impl Disk {
+    pub fn identity(&self) -> DiskIdentity {
+        DiskIdentity { path: self.path.clone(), serial: self.serial.clone(), bytes: self.bytes }
+    }
+
+    /// A serial number decides when there is one; without it the path and the size must agree.
+    pub fn is(&self, identity: &DiskIdentity) -> bool {
+        match (&self.serial, &identity.serial) {
+            (Some(a), Some(b)) => a == b,
+            _ => self.path == identity.path && self.bytes == identity.bytes,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    pub memory_bytes: u64,
+    pub processors: u32,
+    /// `uefi` or `bios`.
+    pub firmware: String,
+    /// `x86_64`
+    pub architecture: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileContent {
+    pub bytes: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A program with its arguments. Never a string for a shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub arguments: Vec<String>,
+    pub environment: BTreeMap<String, String>,
+    pub root: Root,
+    pub input: Vec<u8>,
+    pub timeout: Option<Duration>,
+}
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub status: i32,
+    /// The last of standard output, at most `OUTPUT_BYTES_MAX`.
+    pub output: String,
+    pub timed_out: bool,
+    pub stopped: bool,
+}
+
+/// What is kept of a program's output; every line of it is in the log as well.
+pub const OUTPUT_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes of an image apply.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// What the manifest covers.
+    pub total_bytes: u64,
+    /// Left alone since it matched already.
+    pub kept_bytes: u64,
+    pub written_bytes: u64,
+    pub zeroed_bytes: u64,
+    pub fetched_bytes: u64,
+    /// Chunks whose hash was checked on the way to the disk or on it.
+    pub verified_chunks: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grown {
+    pub partition: String,
+    pub file_system: String,
+    pub before_bytes: u64,
+    pub after_bytes: u64,
+}
+
+/// Told while something long goes on; answers whether to go on.
+pub trait Watch {
+    fn line(&mut self, now: Timestamp, text: &str);
+    fn progress(&mut self, done: u64, total: u64, unit: &str, note: &str);
+    /// Why to stop as soon as it is safe, if so.
+    fn must_stop(&mut self, now: Timestamp) -> Option<&'static str>;
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct HostError {
+    pub message: String,
+    pub hint: Option<String>,
+    /// Trying again may help.
+    pub transient: bool,
+}
+
+impl HostError {
+    pub fn new(message: impl Into<String>) -> HostError {
+        HostError { message: message.into(), hint: None, transient: false }
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> HostError {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn transient(mut self) -> HostError {
+        self.transient = true;
+        self
+    }
+}
+
+/// Everything a step may do to a machine.
+pub trait Host {
+    fn place(&self) -> Place;
+    /// Differs from boot to boot, and only then.
+    fn boot(&self) -> String;
+    fn now(&self) -> Timestamp;
+    fn sleep(&mut self, duration: Duration);
+
+    fn hardware(&mut self) -> Result<Hardware, HostError>;
+    fn disks(&mut self) -> Result<Vec<Disk>, HostError>;
+
+    /// Makes `disk` match the image. Idempotent: what matches is left alone.
+    fn apply_image(&mut self, image: &ImageGrant, disk: &Disk, watch: &mut dyn Watch) -> Result<Applied, HostError>;
+    /// Grows the last partition of `disk` and its file system to the end of the disk. `None`: nothing there can grow.
+    fn grow(&mut self, disk: &Disk, watch: &mut dyn Watch) -> Result<Option<Grown>, HostError>;
+    /// The disk whose root file system is `Root::Target` from now on.
+    fn use_target(&mut self, disk: &DiskIdentity) -> Result<(), HostError>;
+
+    /// `None`: there is no such file. Symbolic links never lead out of the root.
+    fn read(&mut self, root: Root, path: &str) -> Result<Option<FileContent>, HostError>;
+    /// Writes a whole file, durably, making the folders above it.
+    fn write(&mut self, root: Root, path: &str, content: &FileContent) -> Result<(), HostError>;
+    fn command(&mut self, command: &Command, watch: &mut dyn Watch) -> Result<Exit, HostError>;
+
+    /// Puts the running agent, its service and its identity into `Root::Target`; the evidence says what is there now.
+    fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError>;
+    /// Whether all that `install_agent` writes is there and equal.
+    fn agent_is_installed(&mut self, order: &RunOrder) -> Result<bool, HostError>;
+    /// Installs what this machine's baseline asks for; the evidence lists each package and what was detected.
+    fn install_baseline(&mut self, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError>;
+    /// Puts the run, as it stands, where the agent of the system on the disk finds it, and closes that system's file
+    /// systems. The restart follows.
+    fn hand_over(&mut self, order: &RunOrder, journal: &[Entry]) -> Result<(), HostError>;
+}

@@ -1,0 +1,267 @@
+//! The one loop that carries out a run.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::stdx::time::Timestamp;
+
+use super::condition::{self, ConditionError, Scope};
+use super::engine::{Action, Engine};
+use super::event::{Directive, Line, Reporter, StepProgress};
+use super::host::{Host, Place, Watch};
+use super::journal::{Entry, Finished, JournalError, JournalStore, RunResult, StepResult, What};
+use super::link::RunOrder;
+use super::model::{Item, ItemId, Step};
+use super::steps::{self, Check, Done, On, StepError};
+
+/// How a call of `drive` ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The run is over.
+    Finished(RunResult),
+    /// The machine is to restart into this place, where `drive` is called again.
+    Restart(Place),
+    /// The journal could not be kept, so nothing more may be done.
+    Lost(JournalError),
+}
+
+/// How often a paused run looks whether it may go on.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Carries the run on from wherever its journal ends, until it is over or the machine must restart.
+///
+/// `order.journal` is what `journal` holds already. An entry is reported only after `journal` has it.
+pub fn drive(
+    order: &RunOrder,
+    journal: &mut dyn JournalStore,
+    host: &mut dyn Host,
+    reporter: &mut dyn Reporter,
+) -> Outcome {
+    let engine = Engine::resume(&order.sequence, &host.boot(), &order.journal);
+    let entries = order.journal.clone();
+    let mut driver = Driver { order, engine, entries, journal, host, reporter };
+    loop {
+        match driver.step() {
+            Ok(None) => {}
+            Ok(Some(outcome)) => return outcome,
+            Err(error) => return Outcome::Lost(error),
+        }
+    }
+}
+
+struct Driver<'a, 'b> {
+    order: &'a RunOrder,
+    engine: Engine<'a>,
+    entries: Vec<Entry>,
+    journal: &'b mut dyn JournalStore,
+    host: &'b mut dyn Host,
+    reporter: &'b mut dyn Reporter,
+}
+
+impl<'a> Driver<'a, '_> {
+    fn step(&mut self) -> Result<Option<Outcome>, JournalError> {
+        match self.engine.next(self.host.now()) {
+            Action::Finish(result) => return Ok(Some(Outcome::Finished(result))),
+            Action::Restart(place) => return self.restart(place).map(Some),
+            Action::Record(item, what) => {
+                if matches!(what, What::Started { .. }) && !self.may_start()? {
+                    return Ok(None);
+                }
+                self.record(item, what)?;
+            }
+            Action::Decide(item) => {
+                let what = self.decide(item);
+                self.record(item.id.clone(), what)?;
+            }
+            Action::Wait(due) => self.wait(due)?,
+            Action::Run { item, step, interrupted } => return self.run(item, step, interrupted),
+        }
+        Ok(None)
+    }
+
+    fn record(&mut self, item: ItemId, what: What) -> Result<(), JournalError> {
+        let entry = Entry { at: self.host.now(), item, what };
+        self.journal.append(&entry)?;
+        self.engine.accept(&entry);
+        self.reporter.entry(&entry, self.order.sequence.item(&entry.item));
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Waits while the run is paused. False: it was cancelled instead, which is in the journal now.
+    fn may_start(&mut self) -> Result<bool, JournalError> {
+        loop {
+            match self.reporter.directive() {
+                Directive::Cancel if !self.engine.is_cancelled() => {
+                    self.record(ItemId(String::new()), What::Cancelled)?;
+                    return Ok(false);
+                }
+                Directive::Pause if !self.engine.is_cancelled() => self.host.sleep(PAUSE),
+                _ => return Ok(true),
+            }
+        }
+    }
+
+    fn wait(&mut self, due: Timestamp) -> Result<(), JournalError> {
+        if self.may_start()? {
+            self.host.sleep(Duration::from_millis(due.since(self.host.now()).min(1000)));
+        }
+        Ok(())
+    }
+
+    /// Whether the item is entered or skipped. A condition that cannot be computed fails the item.
+    fn decide(&mut self, item: &Item) -> What {
+        let Some(when) = &item.when else { return What::Entered };
+        match self.scope().and_then(|scope| condition::holds(when, &scope)) {
+            Ok(true) => What::Entered,
+            Ok(false) => What::Skipped { why: format!("`{when}` is false") },
+            Err(error) => What::Finished(Finished {
+                error: Some(error.to_string()),
+                hint: Some("`remint sequence plan FILE --machine NAME` computes every condition for a machine".into()),
+                ..Finished::default()
+            }),
+        }
+    }
+
+    fn scope(&self) -> Result<Scope, ConditionError> {
+        scope(self.order, self.engine.sets(), self.engine.first_error())
+    }
+
+    fn run(&mut self, item: &'a Item, step: &'a Step, interrupted: bool) -> Result<Option<Outcome>, JournalError> {
+        match self.carry_out(item, step, interrupted) {
+            Ok((result, done)) => {
+                if let Some(place) = done.restart_now {
+                    return self.restart(place).map(Some);
+                }
+                let mut sets = done.sets;
+                if let Some(name) = &step.register {
+                    sets.insert(name.clone(), Value::Object(done.evidence.clone()));
+                }
+                let finished = Finished {
+                    result,
+                    evidence: done.evidence,
+                    sets,
+                    restart: done.restart_after,
+                    target: done.target,
+                    ..Finished::default()
+                };
+                self.record(item.id.clone(), What::Finished(finished))?;
+            }
+            Err(error) => {
+                let finished = Finished { error: Some(error.message), hint: error.hint, ..Finished::default() };
+                self.record(item.id.clone(), What::Finished(finished))?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// check -> apply -> verify.
+    fn carry_out(&mut self, item: &Item, step: &Step, interrupted: bool) -> Result<(StepResult, Done), StepError> {
+        let row = steps::row(&step.kind).ok_or_else(|| StepError::unknown_kind(&step.kind))?;
+        let place = self.host.place();
+        if !row.places.contains(&place) {
+            return Err(StepError::misplaced(row, place));
+        }
+        let with = condition::render_all(&Value::Object(step.with.clone()), &self.scope()?)?;
+        let work = row.load(with)?;
+        if let Some(target) = self.engine.target() {
+            self.host.use_target(target)?;
+        }
+        let deadline = step.timeout_seconds.map(|seconds| self.host.now().plus_seconds(seconds.cast_signed()));
+        let mut on = On {
+            order: self.order,
+            journal: &self.entries,
+            host: self.host,
+            watch: &mut Told { item: &item.id, reporter: self.reporter, deadline },
+            started_in: started_in(&self.entries, &item.id),
+        };
+        let mut done = Done::default();
+        let result = match work.check(&mut on)? {
+            Check::Holds => StepResult::Held,
+            Check::CannotTell if interrupted && !work.repeatable() => return Err(StepError::interrupted()),
+            Check::CannotTell | Check::Needed => {
+                done = work.apply(&mut on)?;
+                StepResult::Done
+            }
+        };
+        if done.restart_now.is_none() {
+            work.verify(&mut on, &mut done)?;
+        }
+        Ok((result, done))
+    }
+
+    fn restart(&mut self, place: Place) -> Result<Outcome, JournalError> {
+        Ok(match self.host.hand_over(self.order, &self.entries) {
+            Ok(()) => Outcome::Restart(place),
+            Err(error) => Outcome::Lost(JournalError::Appliance(format!("leave the run to the next system: {error}"))),
+        })
+    }
+}
+
+/// The boot in which the step was started first in its present attempt.
+fn started_in(entries: &[Entry], item: &ItemId) -> Option<String> {
+    let mut first = None;
+    for entry in entries.iter().filter(|entry| entry.item == *item) {
+        match &entry.what {
+            What::Started { boot, .. } => first = first.or_else(|| Some(boot.clone())),
+            _ => first = None,
+        }
+    }
+    first
+}
+
+/// What conditions and templates see: given values, then defaults in their order, then what steps have set.
+pub fn scope<'s>(
+    order: &RunOrder,
+    sets: impl Iterator<Item = (&'s String, &'s Value)>,
+    failed: Option<(&ItemId, &str)>,
+) -> Result<Scope, ConditionError> {
+    let run = json!({
+        "id": order.run,
+        "sequence": order.sequence.name,
+        "version": order.version,
+        "failed_step": failed.map(|(item, _)| item),
+        "error": failed.map(|(_, error)| error),
+    });
+    let machine = serde_json::to_value(&order.machine).unwrap_or_default();
+    let mut scope = Scope { machine, vars: Map::new(), run };
+    for (name, value) in &order.variables {
+        scope.vars.insert(name.clone(), value.clone());
+    }
+    for variable in &order.sequence.variables {
+        if let (false, Some(default)) = (scope.vars.contains_key(&variable.name), &variable.default) {
+            let value = condition::render_all(default, &scope)?;
+            scope.vars.insert(variable.name.clone(), value);
+        }
+    }
+    for (name, value) in sets {
+        scope.vars.insert(name.clone(), value.clone());
+    }
+    Ok(scope)
+}
+
+/// Passes a step's words on, and stops it when its time is over or the run is cancelled.
+struct Told<'a> {
+    item: &'a ItemId,
+    reporter: &'a mut dyn Reporter,
+    deadline: Option<Timestamp>,
+}
+
+impl Watch for Told<'_> {
+    fn line(&mut self, now: Timestamp, text: &str) {
+        self.reporter.line(Line { at: now, item: self.item.clone(), text: text.to_owned() });
+    }
+
+    fn progress(&mut self, done: u64, total: u64, unit: &str, note: &str) {
+        let (unit, note) = (unit.to_owned(), note.to_owned());
+        self.reporter.progress(StepProgress { item: self.item.clone(), done, total, unit, note });
+    }
+
+    fn must_stop(&mut self, now: Timestamp) -> Option<&'static str> {
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            return Some("it took longer than its timeout");
+        }
+        (self.reporter.directive() == Directive::Cancel).then_some("the run was cancelled")
+    }
+}

@@ -1,0 +1,295 @@
+//! A machine in memory whose power can be cut after any action.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::stdx::time::Timestamp;
+
+use super::event::{Directive, Line, Reporter, StepProgress};
+use super::facts::Facts;
+use super::host::{Applied, Command, Disk, Exit, FileContent, Grown, Hardware, Host, HostError, Place, Root, Watch};
+use super::journal::{DiskIdentity, Entry, JournalError, JournalStore, RunResult};
+use super::link::{ImageGrant, RunId, RunOrder};
+use super::model::{Item, Sequence};
+use super::run::{Outcome, drive};
+
+/// What survives a power cut, and the fuse that causes one.
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) journal: Vec<Entry>,
+    pub(super) disk: ScriptedDisk,
+    /// How often each command has run to its end.
+    pub(super) commands: BTreeMap<String, u32>,
+    pub(super) boots: u32,
+    pub(super) place: Option<Place>,
+    pub(super) actions: u64,
+    /// The power goes once so many actions are done.
+    pub(super) cut_at: Option<u64>,
+    pub(super) now: i64,
+    /// Exit codes of commands by their first argument, used up from the front; then 0.
+    pub(super) exits: BTreeMap<String, Vec<i32>>,
+    /// What `directive` answers from a number of actions on.
+    pub(super) directives: Vec<(u64, Directive)>,
+    pub(super) reported: Vec<Entry>,
+    /// A machine whose installed system does not start.
+    pub(super) never_starts: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct ScriptedDisk {
+    /// The image, chunk by chunk.
+    pub(super) chunks: Vec<u8>,
+    pub(super) grown: bool,
+    pub(super) files: BTreeMap<String, (Vec<u8>, u32)>,
+    pub(super) baseline: bool,
+}
+
+const IMAGE_CHUNKS: usize = 4;
+const DISK_BYTES: u64 = 20 << 30;
+
+impl World {
+    fn dead(&self) -> bool {
+        self.cut_at.is_some_and(|cut| self.actions >= cut)
+    }
+
+    /// One action. An error when the power is gone: then nothing has happened.
+    fn act(&mut self) -> Result<(), HostError> {
+        if self.dead() {
+            return Err(HostError::new("the power is gone"));
+        }
+        self.actions += 1;
+        self.now += 10;
+        Ok(())
+    }
+
+    /// Boots and drives the run until it is over, through restarts and one power cut.
+    pub(super) fn live(&mut self, sequence: &Sequence) -> RunResult {
+        for _ in 0..40 {
+            self.boots += 1;
+            let mut order = order(sequence);
+            order.journal.clone_from(&self.journal);
+            let place = self.place.unwrap_or(Place::BootEnvironment);
+            let shared = std::cell::RefCell::new(&mut *self);
+            let outcome =
+                drive(&order, &mut Kept(&shared), &mut Machine { world: &shared, place }, &mut Heard(&shared));
+            match outcome {
+                Outcome::Finished(result) => return result,
+                Outcome::Restart(place) => {
+                    self.place = Some(if self.never_starts { Place::BootEnvironment } else { place })
+                }
+                Outcome::Lost(error) => {
+                    assert!(self.dead(), "{error}");
+                    self.cut_at = None;
+                }
+            }
+        }
+        panic!("the run does not come to an end: {:#?}", self.journal);
+    }
+}
+
+pub(super) fn order(sequence: &Sequence) -> RunOrder {
+    RunOrder {
+        run: RunId::from("run-1"),
+        sequence: sequence.clone(),
+        version: sequence.version(),
+        variables: BTreeMap::new(),
+        images: vec![ImageGrant {
+            reference: "debian-lab".into(),
+            name: "debian-lab".into(),
+            version: "aa".repeat(32),
+            disk_bytes: 2 << 30,
+            used_bytes: 1 << 30,
+        }],
+        machine: facts(),
+        journal: Vec::new(),
+    }
+}
+
+pub(super) fn facts() -> Facts {
+    Facts {
+        id: "machine-1".into(),
+        name: "ws-1".into(),
+        serial: Some("S1".into()),
+        firmware: "uefi".into(),
+        architecture: "x86_64".into(),
+        memory_bytes: 4 << 30,
+        processors: 2,
+        disks: vec![disk()],
+        ..Facts::default()
+    }
+}
+
+fn disk() -> Disk {
+    Disk { path: "/dev/vda".into(), bytes: DISK_BYTES, serial: None, model: None, rotational: false, removable: false }
+}
+
+type Shared<'a, 'b> = std::cell::RefCell<&'b mut World>;
+
+struct Kept<'a, 'b>(&'a Shared<'a, 'b>);
+
+impl JournalStore for Kept<'_, '_> {
+    fn append(&mut self, entry: &Entry) -> Result<(), JournalError> {
+        let mut world = self.0.borrow_mut();
+        world.act().map_err(|error| JournalError::Appliance(error.message))?;
+        world.journal.push(entry.clone());
+        Ok(())
+    }
+}
+
+struct Heard<'a, 'b>(&'a Shared<'a, 'b>);
+
+impl Reporter for Heard<'_, '_> {
+    fn entry(&mut self, entry: &Entry, _: Option<&Item>) {
+        let mut world = self.0.borrow_mut();
+        assert!(world.journal.contains(entry), "reported before it was kept: {entry:?}");
+        world.reported.push(entry.clone());
+    }
+
+    fn line(&mut self, _: Line) {}
+
+    fn progress(&mut self, _: StepProgress) {}
+
+    fn directive(&mut self) -> Directive {
+        let world = self.0.borrow();
+        let due = world.directives.iter().rev().find(|(from, _)| world.actions >= *from);
+        due.map_or(Directive::Go, |(_, directive)| *directive)
+    }
+}
+
+struct Machine<'a, 'b> {
+    world: &'a Shared<'a, 'b>,
+    place: Place,
+}
+
+impl Host for Machine<'_, '_> {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn boot(&self) -> String {
+        format!("boot-{}", self.world.borrow().boots)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_milliseconds(self.world.borrow().now)
+    }
+
+    fn sleep(&mut self, duration: Duration) {
+        let mut world = self.world.borrow_mut();
+        world.now += i64::try_from(duration.as_millis()).unwrap();
+        // Directives are by actions: waiting counts as one.
+        let _ = world.act();
+    }
+
+    fn hardware(&mut self) -> Result<Hardware, HostError> {
+        let facts = facts();
+        Ok(Hardware {
+            memory_bytes: facts.memory_bytes,
+            processors: facts.processors,
+            firmware: facts.firmware,
+            architecture: facts.architecture,
+        })
+    }
+
+    fn disks(&mut self) -> Result<Vec<Disk>, HostError> {
+        Ok(vec![disk()])
+    }
+
+    fn apply_image(&mut self, image: &ImageGrant, _: &Disk, watch: &mut dyn Watch) -> Result<Applied, HostError> {
+        let mut applied = Applied { total_bytes: image.used_bytes, ..Applied::default() };
+        for index in 0..IMAGE_CHUNKS {
+            if self.world.borrow().disk.chunks.get(index) == Some(&7) {
+                applied.kept_bytes += image.used_bytes / IMAGE_CHUNKS as u64;
+                continue;
+            }
+            if let Some(why) = watch.must_stop(self.now()) {
+                return Err(HostError::new(why));
+            }
+            let mut world = self.world.borrow_mut();
+            world.act()?;
+            world.disk.files.clear();
+            world.disk.chunks.resize(IMAGE_CHUNKS, 0);
+            world.disk.chunks[index] = 7;
+            applied.written_bytes += image.used_bytes / IMAGE_CHUNKS as u64;
+        }
+        Ok(applied)
+    }
+
+    fn grow(&mut self, _: &Disk, _: &mut dyn Watch) -> Result<Option<Grown>, HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        world.disk.grown = true;
+        Ok(Some(Grown {
+            partition: "/dev/vda2".into(),
+            file_system: "ext4".into(),
+            before_bytes: 1,
+            after_bytes: DISK_BYTES,
+        }))
+    }
+
+    fn use_target(&mut self, target: &DiskIdentity) -> Result<(), HostError> {
+        if disk().is(target) { Ok(()) } else { Err(HostError::new("the disk is gone")) }
+    }
+
+    fn read(&mut self, root: Root, path: &str) -> Result<Option<FileContent>, HostError> {
+        assert!(root == Root::Target || self.place == Place::InstalledSystem, "only the target is modelled");
+        let world = self.world.borrow();
+        Ok(world.disk.files.get(path).map(|(bytes, mode)| FileContent { bytes: bytes.clone(), mode: *mode }))
+    }
+
+    fn write(&mut self, _: Root, path: &str, content: &FileContent) -> Result<(), HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        world.disk.files.insert(path.to_owned(), (content.bytes.clone(), content.mode));
+        Ok(())
+    }
+
+    /// `make PATH` makes a file at its end; anything else only counts.
+    fn command(&mut self, command: &Command, watch: &mut dyn Watch) -> Result<Exit, HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        let status = world
+            .exits
+            .get_mut(&command.arguments[0])
+            .filter(|codes| !codes.is_empty())
+            .map_or(0, |codes| codes.remove(0));
+        *world.commands.entry(command.arguments.join(" ")).or_default() += 1;
+        watch.line(Timestamp::from_milliseconds(world.now), "running");
+        if let [make, path] = command.arguments.as_slice()
+            && make == "make"
+        {
+            world.disk.files.insert(path.clone(), (b"made".to_vec(), 0o644));
+        }
+        // The power may go between the program's last deed and its end.
+        world.act()?;
+        Ok(Exit { status, output: "out\n".into(), timed_out: false, stopped: false })
+    }
+
+    fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError> {
+        for path in ["/usr/bin/remint-agent", "/var/lib/remint/agent.json"] {
+            let content = FileContent { bytes: order.run.0.clone().into_bytes(), mode: 0o755 };
+            self.write(Root::Target, path, &content)?;
+        }
+        Ok(Map::new())
+    }
+
+    fn agent_is_installed(&mut self, _: &RunOrder) -> Result<bool, HostError> {
+        Ok(self.world.borrow().disk.files.contains_key("/var/lib/remint/agent.json"))
+    }
+
+    fn install_baseline(&mut self, _: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        world.disk.baseline = true;
+        Ok(json!({"packages": ["hello"]}).as_object().unwrap().clone())
+    }
+
+    fn hand_over(&mut self, _: &RunOrder, journal: &[Entry]) -> Result<(), HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        assert_eq!(journal, world.journal, "what is handed over is the journal as it was kept");
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! `apply-image`: makes a disk match an image, and grows it to the disk.
+
+use serde::Deserialize;
+
+use crate::tasksequence::host::Disk;
+use crate::tasksequence::link::ImageGrant;
+use crate::tasksequence::quantity::bytes_for_people;
+
+use super::selection::{self, DiskRule};
+use super::{
+    BOOT_ENVIRONMENT, Check, Done, Gives, Kind, Needs, On, Planned, Row, StepError, View, Work, load, optional,
+    required,
+};
+
+pub(super) const ROW: Row = Row {
+    name: "apply-image",
+    summary: "makes a disk match an image of the site",
+    text: "Idempotent: what matches already is left alone, so it goes on where a power cut stopped it. Every chunk's hash is \
+           checked before it is written. All else on the disk is lost.",
+    parameters: &[
+        required("image", Kind::Image, "the image, as `NAME`, `NAME@VERSION` or `NAME@TAG`"),
+        optional("disk", Kind::DiskRule, "first", "the disk to write to"),
+        optional(
+            "grow",
+            Kind::Choice(&["last", "none"]),
+            "last",
+            "grow the last partition and its file system to the end of the disk, or leave them",
+        ),
+    ],
+    places: BOOT_ENVIRONMENT,
+    needs: Needs::Nothing,
+    gives: Gives::System,
+    erases: true,
+    example: "- apply-image:\n    image: debian-lab\n    disk: largest\n  retry: 3\n",
+    load: load::<ApplyImage>,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApplyImage {
+    image: String,
+    #[serde(default)]
+    disk: DiskRule,
+    #[serde(default)]
+    grow: Grow,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Grow {
+    #[default]
+    Last,
+    None,
+}
+
+impl ApplyImage {
+    fn find<'a>(&self, images: &'a [ImageGrant], disks: &'a [Disk]) -> Result<(&'a ImageGrant, &'a Disk), StepError> {
+        let image = images.iter().find(|image| image.reference == self.image).ok_or_else(|| {
+            StepError::new(format!("the run was not given the image `{}`", self.image))
+                .hint("`remint image list` shows the site's images; start the deployment again once the image is there")
+        })?;
+        let disk = selection::choose(&self.disk, disks)?;
+        if image.disk_bytes > disk.bytes {
+            let (needs, has) = (bytes_for_people(image.disk_bytes), bytes_for_people(disk.bytes));
+            return Err(StepError::new(format!(
+                "the image `{}` needs a disk of {needs}, and {} has {has}",
+                image.name, disk.path
+            ))
+            .hint("choose a larger disk, or make the image from a smaller one"));
+        }
+        Ok((image, disk))
+    }
+}
+
+impl Work for ApplyImage {
+    fn plan(&self, view: &View) -> Result<Planned, StepError> {
+        let (image, disk) = self.find(view.images, &view.facts.disks)?;
+        let grow = if self.grow == Grow::Last { ", then grow it to the disk" } else { "" };
+        let used = bytes_for_people(image.used_bytes);
+        Ok(Planned {
+            what: format!(
+                "write image {} ({used}) to {} ({}){grow}",
+                image.reference,
+                disk.path,
+                bytes_for_people(disk.bytes)
+            ),
+            erases: Some(disk.identity()),
+            bytes: image.used_bytes,
+        })
+    }
+
+    /// Whether the disk matches is what applying finds out.
+    fn check(&self, _: &mut On) -> Result<Check, StepError> {
+        Ok(Check::Needed)
+    }
+
+    fn apply(&self, on: &mut On) -> Result<Done, StepError> {
+        let disks = on.host.disks()?;
+        let (image, disk) = self.find(&on.order.images, &disks)?;
+        on.line(&format!("writing {} {} to {}", image.name, &image.version[..image.version.len().min(12)], disk.path));
+        let applied = on.host.apply_image(image, disk, on.watch)?;
+        let mut done = Done { target: Some(disk.identity()), ..Done::default() };
+        done.evidence("image", image.name.as_str());
+        done.evidence("version", image.version.as_str());
+        done.evidence("disk", disk.path.as_str());
+        done.evidence("total_bytes", applied.total_bytes);
+        done.evidence("kept_bytes", applied.kept_bytes);
+        done.evidence("written_bytes", applied.written_bytes);
+        done.evidence("zeroed_bytes", applied.zeroed_bytes);
+        done.evidence("fetched_bytes", applied.fetched_bytes);
+        done.evidence("verified_chunks", applied.verified_chunks);
+        if self.grow == Grow::Last
+            && let Some(grown) = on.host.grow(disk, on.watch)?
+        {
+            on.line(&format!(
+                "{} on {} has {} now",
+                grown.file_system,
+                grown.partition,
+                bytes_for_people(grown.after_bytes)
+            ));
+            done.evidence("grown", serde_json::to_value(&grown).unwrap_or_default());
+        }
+        Ok(done)
+    }
+
+    fn verify(&self, on: &mut On, done: &mut Done) -> Result<(), StepError> {
+        match &done.target {
+            Some(target) => Ok(on.host.use_target(target)?),
+            None => Ok(()),
+        }
+    }
+}

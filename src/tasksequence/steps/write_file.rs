@@ -1,0 +1,80 @@
+//! `write-file`: a file with a content, templates replaced.
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use crate::stdx::hex;
+use crate::tasksequence::host::{FileContent, Root};
+
+use super::{
+    ANYWHERE, Check, Done, Gives, Kind, Needs, On, Planned, Row, StepError, View, Work, load, optional, required,
+};
+
+pub(super) const ROW: Row = Row {
+    name: "write-file",
+    summary: "writes a file into the system on the disk",
+    text: "The content is a template. The file is written whole or not at all, folders above it are made, and symbolic links \
+           never lead out of the system. Its SHA-256 is the evidence.",
+    parameters: &[
+        required("path", Kind::Path, "where, as the system itself sees it"),
+        required("content", Kind::Text, "what is in it"),
+        optional("mode", Kind::FileMode, "\"0644\"", "permission bits, in quotes"),
+    ],
+    places: ANYWHERE,
+    needs: Needs::System,
+    gives: Gives::Nothing,
+    erases: false,
+    example: "- write-file:\n    path: /etc/motd\n    content: |\n      {{ machine.name }}, installed by {{ run.id }}\n",
+    load: load::<WriteFile>,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteFile {
+    path: String,
+    content: String,
+    #[serde(default = "usual")]
+    mode: String,
+}
+
+fn usual() -> String {
+    "0644".into()
+}
+
+impl WriteFile {
+    fn wanted(&self) -> Result<FileContent, StepError> {
+        let mode = u32::from_str_radix(&self.mode, 8).ok().filter(|mode| *mode <= 0o7777);
+        let mode =
+            mode.ok_or_else(|| StepError::new(format!("`{}` are no permission bits, write \"0644\"", self.mode)))?;
+        Ok(FileContent { bytes: self.content.clone().into_bytes(), mode })
+    }
+}
+
+impl Work for WriteFile {
+    fn plan(&self, _: &View) -> Result<Planned, StepError> {
+        self.wanted()?;
+        Ok(Planned::new(format!("write {} ({} bytes, mode {})", self.path, self.content.len(), self.mode)))
+    }
+
+    fn check(&self, on: &mut On) -> Result<Check, StepError> {
+        let there = on.host.read(Root::Target, &self.path)?;
+        Ok(if there == Some(self.wanted()?) { Check::Holds } else { Check::Needed })
+    }
+
+    fn apply(&self, on: &mut On) -> Result<Done, StepError> {
+        on.host.write(Root::Target, &self.path, &self.wanted()?)?;
+        Ok(Done::default())
+    }
+
+    fn verify(&self, on: &mut On, done: &mut Done) -> Result<(), StepError> {
+        let read = on.host.read(Root::Target, &self.path)?;
+        let read = read.ok_or_else(|| StepError::new(format!("{} is not there after it was written", self.path)))?;
+        if read != self.wanted()? {
+            return Err(StepError::new(format!("{} reads back otherwise than it was written", self.path)));
+        }
+        done.evidence("path", self.path.as_str());
+        done.evidence("bytes", read.bytes.len() as u64);
+        done.evidence("sha256", hex::emit(&Sha256::digest(&read.bytes)));
+        Ok(())
+    }
+}

@@ -1,0 +1,242 @@
+//! The engine under simulation: whatever happens to the machine, the same disk and the same result.
+
+use super::event::Directive;
+use super::host::Place;
+use super::journal::{Entry, RunResult, StepResult, What};
+use super::model::{ItemId, Sequence};
+use super::parser;
+use super::scripted::World;
+
+const WORKSTATION: &str = "
+name: Lab workstation
+variables:
+  hostname: \"lab-{{ machine.serial | lower }}\"
+steps:
+  - check-hardware: { memory: 1GiB, disk: 10GB }
+  - apply-image: { image: debian-lab, disk: largest }
+  - group: Settings
+    steps:
+      - set-hostname: { hostname: \"{{ vars.hostname }}\" }
+      - write-file:
+          path: /etc/motd
+          content: |
+            {{ machine.name }}
+      - run-command: { command: [make, /etc/keys], creates: /etc/keys }
+        when: machine.firmware == 'uefi'
+      - run-command: { command: [bios-only] }
+        when: machine.firmware == 'bios'
+  - install-agent:
+  - restart: { into: installed-system }
+  - install-baseline:
+    retry: 2
+always:
+  - run-command: { command: [notice], repeatable: true }
+";
+
+fn sequence(text: &str) -> Sequence {
+    parser::parse(text).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+/// Items with the way they ended, in the order of the journal.
+fn course(journal: &[Entry]) -> Vec<String> {
+    let ended = |entry: &Entry| match &entry.what {
+        What::Finished(finished) => Some(format!("{} {:?}", entry.item, finished.result)),
+        What::Skipped { .. } => Some(format!("{} Skipped", entry.item)),
+        What::Cancelled => Some("Cancelled".into()),
+        _ => None,
+    };
+    journal.iter().filter_map(ended).collect()
+}
+
+fn started(journal: &[Entry], item: &str) -> usize {
+    journal.iter().filter(|entry| entry.item.0 == item && matches!(entry.what, What::Started { .. })).count()
+}
+
+#[test]
+fn a_run_goes_through_the_restart_to_its_end() {
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence(WORKSTATION)), RunResult::Succeeded);
+    let expect = [
+        "1 Held",
+        "2 Done",
+        "3.1 Done",
+        "3.2 Done",
+        "3.3 Done",
+        "3.4 Skipped",
+        "4 Done",
+        "5 Held",
+        "6 Done",
+        "always.1 Done",
+    ];
+    assert_eq!(course(&world.journal), expect);
+    assert_eq!(world.boots, 2);
+    assert_eq!(world.place, Some(Place::InstalledSystem));
+    assert_eq!(world.disk.files["/etc/hostname"].0, b"lab-s1\n");
+    assert!(world.disk.grown && world.disk.baseline);
+    assert_eq!(world.reported, world.journal);
+}
+
+#[test]
+fn a_power_cut_after_any_action_leads_to_the_same_disk_and_the_same_result() {
+    let sequence = sequence(WORKSTATION);
+    let mut undisturbed = World::default();
+    undisturbed.live(&sequence);
+    assert!(undisturbed.actions > 40, "{}", undisturbed.actions);
+    for cut in 0..undisturbed.actions {
+        let mut world = World { cut_at: Some(cut), ..World::default() };
+        assert_eq!(world.live(&sequence), RunResult::Succeeded, "cut at {cut}");
+        assert_eq!(world.disk, undisturbed.disk, "cut at {cut}");
+        let names =
+            |world: &World| course(&world.journal).iter().map(|line| line.replace("Held", "Done")).collect::<Vec<_>>();
+        assert_eq!(names(&world), names(&undisturbed), "cut at {cut}");
+        assert_eq!(world.commands["make /etc/keys"], 1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_step_that_cannot_be_repeated_is_never_run_twice() {
+    let sequence = sequence(
+        "name: x\nsteps:\n- run-command: { command: [pay], in: here }\n- run-command: { command: [after], in: here }\n",
+    );
+    let mut undisturbed = World::default();
+    undisturbed.live(&sequence);
+    let mut interrupted = 0;
+    for cut in 0..undisturbed.actions {
+        let mut world = World { cut_at: Some(cut), ..World::default() };
+        let result = world.live(&sequence);
+        assert!(world.commands.values().all(|runs| *runs == 1), "cut at {cut}: {:?}", world.commands);
+        if result == RunResult::Failed {
+            interrupted += 1;
+            let error = world.journal.iter().find_map(|entry| match &entry.what {
+                What::Finished(finished) => finished.error.clone(),
+                _ => None,
+            });
+            assert!(error.unwrap().contains("interrupted"), "cut at {cut}");
+        }
+    }
+    assert_eq!(interrupted, 6, "three instants between start and end of each of two commands");
+}
+
+#[test]
+fn a_failing_step_is_tried_again_after_a_pause_that_grows() {
+    let sequence = sequence(
+        "name: x\nsteps:\n- run-command: { command: [flaky], in: here }\n  retry: { attempts: 4, first: 10s, longest: 1m }\n",
+    );
+    for (failures, result) in [(3, RunResult::Succeeded), (4, RunResult::Failed)] {
+        let mut world = World::default();
+        world.exits.insert("flaky".into(), vec![1; failures]);
+        assert_eq!(world.live(&sequence), result);
+        assert_eq!(world.commands["flaky"], 4);
+        let starts: Vec<i64> = world
+            .journal
+            .iter()
+            .filter(|entry| matches!(entry.what, What::Started { .. }))
+            .map(|entry| entry.at.milliseconds())
+            .collect();
+        let waits: Vec<i64> = starts.windows(2).map(|pair| (pair[1] - pair[0]) / 1000).collect();
+        assert!(waits[0] >= 5 && waits[1] >= 10 && waits[2] >= 20 && waits[2] <= 41, "{waits:?}");
+    }
+}
+
+#[test]
+fn failure_leads_through_on_failure_and_always() {
+    let text = "
+name: x
+steps:
+  - group: Try
+    continue-on-error: true
+    steps:
+      - run-command: { command: [bad], in: here }
+      - run-command: { command: [never], in: here }
+    on-failure:
+      - run-command: { command: [tell, '{{ run.error }}'], in: here }
+    always:
+      - run-command: { command: [clean], in: here }
+  - run-command: { command: [bad2], in: here }
+    continue-on-error: true
+  - run-command: { command: [bad3], in: here }
+  - run-command: { command: [never], in: here }
+on-failure:
+  - run-command: { command: [failed, '{{ run.failed_step }}'], in: here }
+always:
+  - run-command: { command: [last], in: here }
+";
+    let mut world = World::default();
+    for bad in ["bad", "bad2", "bad3"] {
+        world.exits.insert(bad.into(), vec![9]);
+    }
+    assert_eq!(world.live(&sequence(text)), RunResult::Failed);
+    let ran: Vec<&str> = world.commands.keys().map(String::as_str).collect();
+    assert_eq!(ran, ["bad", "bad2", "bad3", "clean", "failed 1.1", "last", "tell `bad` ended with status 9: out"]);
+    assert_eq!(course(&world.journal).len(), 7);
+}
+
+#[test]
+fn cancelling_leaves_out_all_but_always() {
+    let text = "name: x\nsteps:\n- run-command: { command: [one], in: here }\n- run-command: { command: [two], in: here }\non-failure:\n- run-command: { command: [failed], in: here }\nalways:\n- run-command: { command: [clean], in: here }\n";
+    let sequence = sequence(text);
+    let mut world = World { directives: vec![(4, Directive::Cancel)], ..World::default() };
+    assert_eq!(world.live(&sequence), RunResult::Cancelled);
+    assert_eq!(course(&world.journal), ["1 Done", "Cancelled", "always.1 Done"]);
+
+    let mut paused = World { directives: vec![(4, Directive::Pause), (90, Directive::Go)], ..World::default() };
+    assert_eq!(paused.live(&sequence), RunResult::Succeeded);
+    assert!(paused.now > 150_000, "it waited while it was paused: {}", paused.now);
+}
+
+#[test]
+fn a_run_restarted_from_a_step_does_that_step_and_what_follows_again() {
+    let sequence = sequence(WORKSTATION);
+    let mut world = World::default();
+    world.exits.insert("notice".into(), vec![1]);
+    assert_eq!(world.live(&sequence), RunResult::Failed);
+    world.journal.push(Entry { at: Default::default(), item: ItemId::from("6"), what: What::Rewound });
+    assert_eq!(world.live(&sequence), RunResult::Succeeded);
+    assert_eq!(
+        (started(&world.journal, "2"), started(&world.journal, "6"), started(&world.journal, "always.1")),
+        (1, 2, 2)
+    );
+}
+
+#[test]
+fn a_command_that_asks_for_a_restart_gets_one_before_the_next_step() {
+    let text = "name: x\nsteps:\n- run-command: { command: [update], in: here, restart-codes: [3010] }\n- run-command: { command: [next], in: here }\n";
+    let mut world = World::default();
+    world.exits.insert("update".into(), vec![3010]);
+    assert_eq!(world.live(&sequence(text)), RunResult::Succeeded);
+    assert_eq!((world.boots, world.commands["update"], world.commands["next"]), (2, 1, 1));
+}
+
+#[test]
+fn a_machine_that_keeps_coming_up_elsewhere_fails_its_restart() {
+    let mut world = World { never_starts: true, ..World::default() };
+    assert_eq!(world.live(&sequence(WORKSTATION)), RunResult::Failed);
+    let restart = world.journal.iter().find_map(|entry| match &entry.what {
+        What::Finished(finished) if finished.result == StepResult::Failed => finished.error.clone(),
+        _ => None,
+    });
+    assert_eq!(
+        restart.unwrap(),
+        "the machine was sent into the installed system 3 times and came up in the boot environment"
+    );
+    assert_eq!(world.boots, 4);
+}
+
+#[test]
+fn a_condition_that_cannot_be_computed_fails_its_item_and_not_the_appliance() {
+    let text = "name: x\nsteps:\n- run-command: { command: [a], in: here }\n  when: machine.serial + 1 > 2\n";
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence(text)), RunResult::Failed);
+    assert_eq!(course(&world.journal), ["1 Failed"]);
+}
+
+#[test]
+fn the_json_form_parses_back_and_keeps_its_version() {
+    let sequence = sequence(WORKSTATION);
+    let json = serde_json::to_string(&sequence).unwrap();
+    let back: Sequence = serde_json::from_str(&json).unwrap();
+    assert_eq!(back.version(), sequence.version());
+    let commented = parser::parse(&format!("# a comment\n{WORKSTATION}")).unwrap();
+    assert_eq!(commented.version(), sequence.version());
+    assert_ne!(parser::parse(&WORKSTATION.replace("1GiB", "2GiB")).unwrap().version(), sequence.version());
+}
