@@ -72,6 +72,9 @@ pub struct Header {
     #[serde(default = "sector_bytes_usual")]
     pub sector_bytes: u32,
     pub created: Timestamp,
+    /// The smallest disk on which everything but the second copy of the partition table fits; 0 when that is `size`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub needed_bytes: u64,
     /// What it was made from, in words.
     #[serde(default)]
     pub source: String,
@@ -80,6 +83,10 @@ pub struct Header {
     /// What a person should know: a partition that was taken whole, sectors that could not be read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn sector_bytes_usual() -> u32 {
@@ -233,11 +240,11 @@ impl Manifest {
         self.zeros.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// One byte past the last that matters: a target must be at least so large.
-    pub fn end(&self) -> u64 {
-        match self.header.kind {
-            Kind::File => self.header.size,
-            _ => self.extents.last().map_or(0, Extent::end).max(self.zeros.last().map_or(0, |range| range.end)),
+    /// How large a target must be.
+    pub fn needed_bytes(&self) -> u64 {
+        match self.header.needed_bytes {
+            0 => self.header.size,
+            needed => needed.min(self.header.size),
         }
     }
 
@@ -412,6 +419,7 @@ mod tests {
             size,
             sector_bytes: 512,
             created: Timestamp::from_milliseconds(1_700_000_000_000),
+            needed_bytes: 0,
             source: "disk.img".into(),
             partitions: vec![Partition { number: 1, filesystem: "ext4".into(), ..Partition::default() }],
             remarks: vec![],
@@ -431,7 +439,7 @@ mod tests {
     fn a_manifest_that_is_emitted_parses_back() {
         assert_eq!(Manifest::parse(&sample().emit()).unwrap(), sample());
         assert_eq!(sample().content_bytes(), 157);
-        assert_eq!(sample().end(), 1000);
+        assert_eq!(sample().needed_bytes(), 1000);
     }
 
     #[test]

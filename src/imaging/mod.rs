@@ -11,10 +11,19 @@
 //!
 //! Read next: [`chunk`], [`manifest`], [`plan`].
 
+pub mod apply;
+pub mod capture;
 pub mod chunk;
 pub mod chunker;
 pub mod disk;
 pub mod error;
 pub mod fs;
 pub mod manifest;
+pub mod plan;
+pub mod ranges;
 pub mod store;
+pub mod survey;
+pub mod target;
+
+#[cfg(test)]
+mod tests;

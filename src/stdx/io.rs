@@ -36,6 +36,10 @@ impl FileAt {
     pub fn file(&self) -> &File {
         &self.file
     }
+
+    pub fn into_file(self) -> File {
+        self.file
+    }
 }
 
 impl ReadAt for FileAt {

@@ -15,4 +15,5 @@ pub mod id;
 pub mod io;
 pub mod mac;
 pub mod monitor;
+pub mod sparse;
 pub mod time;

@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Progress {
     pub total_bytes: AtomicU64,
     pub done_bytes: AtomicU64,
+    /// What is read to learn what is there already, before the work begins.
+    pub survey_total_bytes: AtomicU64,
+    pub surveyed_bytes: AtomicU64,
     pub skipped_bytes: AtomicU64,
     pub zeroed_bytes: AtomicU64,
     pub moved_bytes: AtomicU64,

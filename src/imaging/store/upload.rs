@@ -49,7 +49,7 @@ impl LocalStore {
     }
 }
 
-impl Upload<'_> {
+impl<'a> Upload<'a> {
     /// Stores a chunk unless it is there; says whether it was new.
     pub fn put(&mut self, sealed: Sealed<'_>) -> Result<bool, Error> {
         if self.pending.contains(&sealed.id) || self.store.has(&sealed.id) {
@@ -83,7 +83,8 @@ impl Upload<'_> {
         Ok(())
     }
 
-    pub(super) fn store(&self) -> &LocalStore {
+    /// The store that it goes into.
+    pub(in crate::imaging) fn owner(&self) -> &'a LocalStore {
         self.store
     }
 }

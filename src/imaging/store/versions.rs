@@ -68,7 +68,7 @@ impl Upload<'_> {
     pub fn publish(mut self, name: &str, manifest: &Signed, chunks: &[ChunkId]) -> Result<Version, Error> {
         check_name(name)?;
         self.close_pack()?;
-        let store = self.store();
+        let store = self.owner();
         let found = store.locate(chunks)?;
         if let Some((chunk, _)) = chunks.iter().zip(found).find(|(_, place)| place.is_none()) {
             return Err(Error::MissingChunk { chunk: *chunk });

@@ -1,0 +1,347 @@
+//! Bytes out: makes a target match a manifest.
+//!
+//! Some workers each take the next job in the order of the disk: fetch the packs' bytes of a few MB of it with as few
+//! requests as possible, open every chunk into one aligned buffer, write that. So the wire, the processors and the disk
+//! work at the same time, and memory is bounded by the number of workers.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::imaging::chunk::{ChunkId, Damage, Verified};
+use crate::imaging::error::Error;
+use crate::imaging::manifest::{Extent, Kind, Manifest};
+use crate::imaging::plan::{Plan, Summary, check_size, plan};
+use crate::imaging::store::format::{Entry, PackId};
+use crate::imaging::store::{ChunkSource, Location};
+use crate::imaging::survey::{assume_nothing, survey};
+use crate::imaging::target::Target;
+use crate::stdx::backoff::Backoff;
+use crate::stdx::buffer::{ALIGNMENT, AlignedBuffer};
+use crate::stdx::monitor::Progress;
+
+/// What a worker fetches, opens and writes at once. Memory is about two and a half times this for each worker.
+const JOB_BYTES: u64 = 4 << 20;
+/// Bytes between two wanted chunks of a pack that are read along rather than asked for separately.
+const GAP_BYTES_MAX: u32 = 64 << 10;
+/// How often a chunk that arrives damaged is asked for again.
+const DAMAGE_RETRIES: u32 = 2;
+/// How often places are looked up anew when a pack is gone because the store was compacted meanwhile.
+const RELOCATE_RETRIES: u32 = 3;
+
+/// What an apply may take for granted and how hard it tries.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether what the target holds is read and used.
+    pub seed: Seed,
+    /// Jobs under way at the same time.
+    pub workers: usize,
+    /// How long a source that does not answer is asked again before giving up.
+    pub patience: Duration,
+    /// Chunks that are read back at the end.
+    pub sample: usize,
+    /// Sets the retries of many machines apart.
+    pub jitter: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seed {
+    Target,
+    Nothing,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let patience = Duration::from_secs(15 * 60);
+        Options { seed: Seed::Target, workers: 4, patience, sample: 64, jitter: std::process::id().into() }
+    }
+}
+
+/// What was done, for the record of the run. Bytes are of the target, but for the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Receipt {
+    pub kept_bytes: u64,
+    pub moved_bytes: u64,
+    pub fetched_bytes: u64,
+    pub fetched_chunks: u64,
+    pub zeroed_bytes: u64,
+    /// As they came from the source, compressed.
+    pub wire_bytes: u64,
+    /// Requests that had to be made again.
+    pub retries: u64,
+    /// Chunks that were read back from the target after the sync and were right.
+    pub read_back_chunks: u64,
+}
+
+/// Makes `target` match `manifest`: looks, plans, shows the plan to `planned`, carries it out, syncs, reads back a sample.
+/// Started again after any interruption it does what is left.
+pub fn make_match(
+    manifest: &Manifest,
+    source: &dyn ChunkSource,
+    target: &Target,
+    options: &Options,
+    progress: &Progress,
+    planned: &mut dyn FnMut(&Summary),
+) -> Result<Receipt, Error> {
+    check_size(manifest, target.device_bytes())?;
+    let found = match options.seed {
+        Seed::Target => survey(manifest, target, options.workers, progress)?,
+        Seed::Nothing => assume_nothing(manifest, target)?,
+    };
+    let plan = plan(manifest, &found, target.device_bytes())?;
+    planned(&plan.summary);
+    apply(manifest, &plan, source, target, options, progress)
+}
+
+/// Carries out `plan`.
+pub fn apply(
+    manifest: &Manifest,
+    plan: &Plan,
+    source: &dyn ChunkSource,
+    target: &Target,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Receipt, Error> {
+    let summary = plan.summary;
+    Progress::add(&progress.total_bytes, summary.in_place_bytes + summary.fetch_bytes + summary.zero_bytes);
+    Progress::add(&progress.done_bytes, summary.in_place_bytes);
+    Progress::add(&progress.skipped_bytes, summary.in_place_bytes);
+    if manifest.header.kind == Kind::File || target.device_bytes().is_none() {
+        target.resize(manifest.header.size)?;
+    }
+    let asked = Asked { source, options, progress, stop: AtomicBool::new(false) };
+    let places = asked.locate(&plan.fetch.iter().map(|number| manifest.extents[*number].chunk).collect::<Vec<_>>())?;
+    for range in &plan.zero {
+        target.zero(range)?;
+        Progress::add(&progress.zeroed_bytes, range.end - range.start);
+        Progress::add(&progress.done_bytes, range.end - range.start);
+    }
+    let wanted: Vec<Wanted> = plan
+        .fetch
+        .iter()
+        .zip(places)
+        .map(|(number, place)| Wanted { extent: manifest.extents[*number], place })
+        .collect();
+    carry_out(&jobs(&wanted), &asked, target)?;
+    target.sync()?;
+    let read_back_chunks = read_back(manifest, target, options.sample)?;
+    Ok(Receipt {
+        kept_bytes: summary.in_place_bytes,
+        moved_bytes: 0,
+        fetched_bytes: summary.fetch_bytes,
+        fetched_chunks: summary.fetch_chunks,
+        zeroed_bytes: summary.zero_bytes,
+        wire_bytes: Progress::get(&progress.wire_bytes),
+        retries: Progress::get(&progress.retries),
+        read_back_chunks,
+    })
+}
+
+/// A place on the target and where its bytes come from.
+#[derive(Clone, Copy)]
+struct Wanted {
+    extent: Extent,
+    place: Location,
+}
+
+/// Neighbours in the order of the disk, at most [`JOB_BYTES`] of them.
+fn jobs(wanted: &[Wanted]) -> Vec<&[Wanted]> {
+    let mut jobs = Vec::new();
+    let mut rest = wanted;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |wanted: &&Wanted| {
+            bytes += u64::from(wanted.extent.len);
+            bytes <= JOB_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (job, more) = rest.split_at(count);
+        jobs.push(job);
+        rest = more;
+    }
+    jobs
+}
+
+fn carry_out(jobs: &[&[Wanted]], asked: &Asked<'_>, target: &Target) -> Result<(), Error> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), Error> {
+        let capacity = JOB_BYTES as usize;
+        let mut buffer = Verified::with_capacity(capacity).map_err(Error::read("a decompressor"))?;
+        while let Some(job) = jobs.get(next.fetch_add(1, Relaxed)).filter(|_| !asked.stop.load(Relaxed)) {
+            let mut job = job.to_vec();
+            let fetched = asked.fetch_where_it_lies_now(&mut job);
+            let done = fetched.and_then(|fetched| asked.open_and_write(&job, &fetched, &mut buffer, target));
+            if done.is_err() {
+                asked.stop.store(true, Relaxed);
+                return done;
+            }
+        }
+        Ok(())
+    };
+    let workers = asked.options.workers.clamp(1, jobs.len().max(1));
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("a worker does not panic"))
+    })
+}
+
+/// Bytes of packs as they came.
+struct Fetched {
+    pieces: Vec<(PackId, u64, Vec<u8>)>,
+}
+
+impl Fetched {
+    fn sealed(&self, place: &Location) -> Option<&[u8]> {
+        let start = u64::from(place.entry.offset);
+        self.pieces.iter().find_map(|(pack, offset, bytes)| {
+            let at = usize::try_from(start.checked_sub(*offset)?).ok()?;
+            bytes.get(at..at + place.entry.stored_bytes as usize).filter(|_| *pack == place.pack)
+        })
+    }
+}
+
+/// A source, asked with patience.
+struct Asked<'a> {
+    source: &'a dyn ChunkSource,
+    options: &'a Options,
+    progress: &'a Progress,
+    stop: AtomicBool,
+}
+
+impl Asked<'_> {
+    fn locate(&self, chunks: &[ChunkId]) -> Result<Vec<Location>, Error> {
+        let found = self.patiently(|| self.source.locate(chunks))?;
+        let places = chunks.iter().zip(found).map(|(chunk, place)| place.ok_or(Error::MissingChunk { chunk: *chunk }));
+        places.collect()
+    }
+
+    /// Fetches `job`; when a pack is gone, because the store was compacted meanwhile, from where its chunks lie now.
+    fn fetch_where_it_lies_now(&self, job: &mut [Wanted]) -> Result<Fetched, Error> {
+        for _ in 0..RELOCATE_RETRIES {
+            match self.fetch(job) {
+                Err(Error::MissingPack { .. }) => {}
+                done => return done,
+            }
+            let chunks: Vec<ChunkId> = job.iter().map(|wanted| wanted.extent.chunk).collect();
+            job.iter_mut().zip(self.locate(&chunks)?).for_each(|(wanted, place)| wanted.place = place);
+        }
+        self.fetch(job)
+    }
+
+    fn fetch(&self, job: &[Wanted]) -> Result<Fetched, Error> {
+        let mut pieces = Vec::new();
+        for (pack, range) in requests(job.iter().map(|wanted| wanted.place).collect()) {
+            let bytes = self.read(pack, range.clone())?;
+            pieces.push((pack, range.start, bytes));
+        }
+        Ok(Fetched { pieces })
+    }
+
+    fn read(&self, pack: PackId, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let len = (range.end - range.start) as usize;
+        let bytes = self.patiently(|| self.source.read_range(pack, range.start, len))?;
+        Progress::add(&self.progress.wire_bytes, bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    fn open_and_write(
+        &self,
+        job: &[Wanted],
+        fetched: &Fetched,
+        buffer: &mut Verified,
+        target: &Target,
+    ) -> Result<(), Error> {
+        for stretch in job.chunk_by(|a, b| a.extent.end() == b.extent.offset) {
+            buffer.begin(stretch[0].extent.offset);
+            for wanted in stretch {
+                self.open(wanted, fetched, buffer)?;
+            }
+            target.write(buffer)?;
+            let bytes = buffer.as_bytes().len() as u64;
+            Progress::add(&self.progress.done_bytes, bytes);
+            Progress::add(&self.progress.fetched_bytes, bytes);
+            Progress::add(&self.progress.fetched_chunks, stretch.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Opens a chunk into `buffer`; one that is damaged is asked for again, and never written.
+    fn open(&self, wanted: &Wanted, fetched: &Fetched, buffer: &mut Verified) -> Result<(), Error> {
+        let Wanted { extent, place } = wanted;
+        let entry = Entry { id: extent.chunk, plain_bytes: extent.len, ..place.entry };
+        let bytes = fetched.sealed(place).unwrap_or_default();
+        let mut outcome = buffer.open(entry.sealed(bytes));
+        for _ in 0..DAMAGE_RETRIES {
+            if outcome.is_ok() {
+                break;
+            }
+            Progress::add(&self.progress.retries, 1);
+            outcome = self.open_again(wanted, buffer)?;
+        }
+        outcome.map_err(|damage| Error::DamagedChunk { chunk: extent.chunk, pack: place.pack, damage })
+    }
+
+    fn open_again(&self, wanted: &Wanted, buffer: &mut Verified) -> Result<Result<(), Damage>, Error> {
+        let place = self.locate(&[wanted.extent.chunk])?[0];
+        let start = u64::from(place.entry.offset);
+        let bytes = self.read(place.pack, start..start + u64::from(place.entry.stored_bytes))?;
+        Ok(buffer.open(Entry { plain_bytes: wanted.extent.len, ..place.entry }.sealed(&bytes)))
+    }
+
+    /// Asks again, later and later, while the source does not answer.
+    fn patiently<T>(&self, ask: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        let mut waited = Duration::ZERO;
+        for attempt in 0u32.. {
+            match ask() {
+                Err(error) if error.is_transient() && waited < self.options.patience && !self.stop.load(Relaxed) => {
+                    let delay = Backoff::PATIENT.delay(attempt, self.options.jitter);
+                    thread::sleep(delay);
+                    waited += delay;
+                    Progress::add(&self.progress.retries, 1);
+                }
+                done => return done,
+            }
+        }
+        unreachable!("the loop above ends by returning")
+    }
+}
+
+/// The requests that bring all of `places`: in the order of the packs, neighbours in one.
+fn requests(mut places: Vec<Location>) -> Vec<(PackId, Range<u64>)> {
+    places.sort_unstable_by_key(|place| (place.pack, place.entry.offset));
+    let mut requests: Vec<(PackId, Range<u64>)> = Vec::new();
+    for Location { pack, entry } in places {
+        let range = u64::from(entry.offset)..u64::from(entry.offset) + u64::from(entry.stored_bytes);
+        match requests.last_mut() {
+            Some((last, wide)) if *last == pack && range.start <= wide.end + u64::from(GAP_BYTES_MAX) => {
+                wide.end = wide.end.max(range.end);
+            }
+            _ => requests.push((pack, range)),
+        }
+    }
+    requests
+}
+
+/// Reads some chunks, spread over the target, from the medium; how many were right, which is all of them.
+fn read_back(manifest: &Manifest, target: &Target, sample: usize) -> Result<u64, Error> {
+    if sample == 0 || manifest.extents.is_empty() {
+        return Ok(0);
+    }
+    target.forget_cache();
+    let end = target.device_bytes().unwrap_or(u64::MAX);
+    let longest = manifest.extents.iter().map(|extent| extent.len).max().unwrap_or(0);
+    let mut buffer = AlignedBuffer::new(longest as usize + 2 * ALIGNMENT);
+    let step = manifest.extents.len().div_ceil(sample);
+    let mut right = 0;
+    for extent in manifest.extents.iter().step_by(step).filter(|extent| extent.end() <= end) {
+        if ChunkId::of(target.read(extent.offset..extent.end(), &mut buffer)?) != extent.chunk {
+            return Err(Error::ReadBack { target: target.name(), offset: extent.offset, chunk: extent.chunk });
+        }
+        right += 1;
+    }
+    Ok(right)
+}

@@ -1,0 +1,356 @@
+//! Bytes in: a source is read once, cut, hashed, compressed on all processors and stored in the order of the disk.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::imaging::chunk::{ChunkId, Encoding, Sealed, Sealer};
+use crate::imaging::chunker::{CUT_BYTES_MAX, cut};
+use crate::imaging::error::Error;
+use crate::imaging::manifest::{Extent, Header, Manifest};
+use crate::imaging::ranges::{gaps, intersection, merged, total};
+use crate::imaging::store::local::LocalStore;
+use crate::imaging::store::upload::Upload;
+use crate::stdx::buffer::is_zero;
+use crate::stdx::io::ReadAt;
+use crate::stdx::monitor::Progress;
+
+/// What is read at once. Memory is this, times twice the processors and a few.
+const BATCH_BYTES: usize = 4 << 20;
+/// After a read error the rest of a batch is read in pieces of this size, so that little is lost.
+const RESCUE_BYTES: u64 = 4096;
+/// Bad places that are named; the rest is counted.
+const BAD_PLACES_NAMED_MAX: usize = 20;
+
+/// What of a source belongs in an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// To be read: sorted, none touching another.
+    pub used: Vec<Range<u64>>,
+    /// Must read as zero but need not be read: holes. Sorted, and not in `used`.
+    pub zeros: Vec<Range<u64>>,
+}
+
+impl Content {
+    /// Every byte of `size`.
+    pub fn whole(size: u64) -> Content {
+        Content { used: std::iter::once(0..size).filter(|range| !range.is_empty()).collect(), zeros: Vec::new() }
+    }
+
+    /// Everything in the ranges of `data`; the rest of `size` is zero.
+    pub fn with_holes(data: Vec<Range<u64>>, size: u64) -> Content {
+        let zeros = gaps(&data, size);
+        Content { used: data, zeros }
+    }
+
+    /// Only what lies in `used` counts; of that, what is outside `data` is zero.
+    pub fn of_used(used: &[Range<u64>], data: &[Range<u64>], size: u64) -> Content {
+        let read = intersection(used, data);
+        Content { zeros: intersection(used, &gaps(&read, size)), used: read }
+    }
+}
+
+/// Reads `content` of `source`, puts it into `upload` and returns what the image consists of.
+pub fn capture(
+    source: &dyn ReadAt,
+    content: Content,
+    mut header: Header,
+    upload: &mut Upload<'_>,
+    progress: &Progress,
+) -> Result<Manifest, Error> {
+    Progress::add(&progress.total_bytes, total(&content.used));
+    let store = upload.owner();
+    let stop = AtomicBool::new(false);
+    let workers = thread::available_parallelism().map_or(2, NonZeroUsize::get);
+    let (work_in, work_out) = bounded::<Batch>(workers);
+    let (done_in, done_out) = bounded::<Result<SealedBatch, Error>>(workers);
+    let mut collector = Collector { extents: Vec::new(), zeros: content.zeros, bad: BadPlaces::default() };
+    let collected = thread::scope(|scope| {
+        let (stop, used, done_for_reader) = (&stop, &content.used, done_in.clone());
+        scope.spawn(move || {
+            if let Err(error) = read_batches(source, used, &work_in, stop) {
+                let _ = done_for_reader.send(Err(error));
+            }
+        });
+        for _ in 0..workers {
+            let (work, done) = (work_out.clone(), done_in.clone());
+            scope.spawn(move || seal_batches(store, &work, &done, stop));
+        }
+        drop((work_out, done_in));
+        let collected = collector.collect(&done_out, upload, progress);
+        stop.store(true, Relaxed);
+        done_out.iter().for_each(drop);
+        collected
+    });
+    collected?;
+    header.remarks.extend(collector.bad.remarks());
+    Ok(Manifest { header, extents: collector.extents, zeros: merged(collector.zeros) })
+}
+
+/// Some MB of the source, cut.
+struct Batch {
+    number: u64,
+    bytes: Vec<u8>,
+    /// Where on the disk the first byte lies.
+    offset: u64,
+    pieces: Vec<Piece>,
+    bad: Vec<Range<u64>>,
+}
+
+struct Piece {
+    range: Range<usize>,
+    zero: bool,
+}
+
+fn read_batches(
+    source: &dyn ReadAt,
+    used: &[Range<u64>],
+    work: &Sender<Batch>,
+    stop: &AtomicBool,
+) -> Result<(), Error> {
+    let mut number = 0;
+    for range in used {
+        let mut carried = Vec::new();
+        let mut at = range.start;
+        while at < range.end || !carried.is_empty() {
+            if stop.load(Relaxed) {
+                return Ok(());
+            }
+            let offset = at - carried.len() as u64;
+            let mut bytes = std::mem::take(&mut carried);
+            let known = bytes.len();
+            let len = (range.end - at).min((BATCH_BYTES - known) as u64);
+            bytes.resize(known + len as usize, 0);
+            let bad = read_or_rescue(source, &mut bytes[known..], at)?;
+            at += len;
+            let (pieces, rest) = cut_batch(&bytes, at == range.end);
+            carried.extend_from_slice(&bytes[rest..]);
+            bytes.truncate(rest);
+            if work.send(Batch { number, bytes, offset, pieces, bad }).is_err() {
+                return Ok(());
+            }
+            number += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Cuts `bytes` into pieces as far as the cuts are certain, and returns where they end.
+fn cut_batch(bytes: &[u8], is_last: bool) -> (Vec<Piece>, usize) {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while bytes.len() - at >= CUT_BYTES_MAX || (is_last && at < bytes.len()) {
+        let window = &bytes[at..bytes.len().min(at + CUT_BYTES_MAX)];
+        // The chunker finds no cut in zeros: looking first only spares rolling over them.
+        let zero = is_zero(window);
+        let len = if zero { window.len() } else { cut(window) };
+        let zero = zero || is_zero(&window[..len]);
+        pieces.push(Piece { range: at..at + len, zero });
+        at += len;
+    }
+    (pieces, at)
+}
+
+/// Fills `buffer`; what the medium does not give up stays zero and is returned.
+fn read_or_rescue(source: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> Result<Vec<Range<u64>>, Error> {
+    match source.read_exact_at(buffer, offset) {
+        Ok(()) => return Ok(Vec::new()),
+        Err(error) if is_medium_error(&error) => {}
+        Err(error) => return Err(Error::Read { what: format!("the source at byte {offset}"), source: error }),
+    }
+    let mut bad: Vec<Range<u64>> = Vec::new();
+    let mut at = offset;
+    for piece in buffer.chunks_mut(RESCUE_BYTES as usize) {
+        let end = at + piece.len() as u64;
+        if source.read_exact_at(piece, at).is_err() {
+            piece.fill(0);
+            match bad.last_mut() {
+                Some(last) if last.end == at => last.end = end,
+                _ => bad.push(at..end),
+            }
+        }
+        at = end;
+    }
+    Ok(bad)
+}
+
+fn is_medium_error(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::ENODATA | libc::EILSEQ))
+}
+
+/// A batch with its chunks named, and those that the store has not, sealed.
+struct SealedBatch {
+    number: u64,
+    offset: u64,
+    pieces: Vec<SealedPiece>,
+    bytes: Vec<u8>,
+    bad: Vec<Range<u64>>,
+}
+
+struct SealedPiece {
+    len: u32,
+    content: PieceContent,
+}
+
+enum PieceContent {
+    Zero,
+    /// Another pack of the store has it.
+    Known(ChunkId),
+    New {
+        id: ChunkId,
+        encoding: Encoding,
+        range: Range<usize>,
+    },
+}
+
+fn seal_batches(
+    store: &LocalStore,
+    work: &Receiver<Batch>,
+    done: &Sender<Result<SealedBatch, Error>>,
+    stop: &AtomicBool,
+) {
+    let mut sealer = match Sealer::new() {
+        Ok(sealer) => sealer,
+        Err(source) => {
+            let _ = done.send(Err(Error::Read { what: "a compressor".to_owned(), source }));
+            return;
+        }
+    };
+    for batch in work {
+        if stop.load(Relaxed) || done.send(Ok(seal_batch(store, &mut sealer, batch))).is_err() {
+            return;
+        }
+    }
+}
+
+fn seal_batch(store: &LocalStore, sealer: &mut Sealer, batch: Batch) -> SealedBatch {
+    let mut bytes = Vec::new();
+    let mut pieces = Vec::with_capacity(batch.pieces.len());
+    for piece in batch.pieces {
+        let plain = &batch.bytes[piece.range];
+        let content = if piece.zero { PieceContent::Zero } else { name_and_seal(store, sealer, plain, &mut bytes) };
+        pieces.push(SealedPiece { len: plain.len() as u32, content });
+    }
+    SealedBatch { number: batch.number, offset: batch.offset, pieces, bytes, bad: batch.bad }
+}
+
+fn name_and_seal(store: &LocalStore, sealer: &mut Sealer, plain: &[u8], bytes: &mut Vec<u8>) -> PieceContent {
+    let id = ChunkId::of(plain);
+    if store.has(&id) {
+        return PieceContent::Known(id);
+    }
+    let sealed = sealer.seal(id, plain);
+    let start = bytes.len();
+    bytes.extend_from_slice(sealed.bytes);
+    PieceContent::New { id, encoding: sealed.encoding, range: start..bytes.len() }
+}
+
+/// Puts batches back into order and into the store.
+struct Collector {
+    extents: Vec<Extent>,
+    zeros: Vec<Range<u64>>,
+    bad: BadPlaces,
+}
+
+impl Collector {
+    fn collect(
+        &mut self,
+        done: &Receiver<Result<SealedBatch, Error>>,
+        upload: &mut Upload<'_>,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        let mut waiting = BTreeMap::new();
+        let mut next = 0;
+        for batch in done {
+            let batch = batch?;
+            waiting.insert(batch.number, batch);
+            while let Some(batch) = waiting.remove(&next) {
+                self.add(batch, upload, progress)?;
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, batch: SealedBatch, upload: &mut Upload<'_>, progress: &Progress) -> Result<(), Error> {
+        let mut offset = batch.offset;
+        for piece in batch.pieces {
+            let len = piece.len;
+            let chunk = match piece.content {
+                PieceContent::Zero => {
+                    self.zeros.push(offset..offset + u64::from(len));
+                    Progress::add(&progress.zeroed_bytes, len.into());
+                    None
+                }
+                PieceContent::Known(id) => {
+                    Progress::add(&progress.skipped_bytes, len.into());
+                    Some(id)
+                }
+                PieceContent::New { id, encoding, range } => {
+                    let sealed = Sealed { id, plain_bytes: len, encoding, bytes: &batch.bytes[range] };
+                    match upload.put(sealed)? {
+                        true => Progress::add(&progress.stored_bytes, sealed.bytes.len() as u64),
+                        false => Progress::add(&progress.skipped_bytes, len.into()),
+                    }
+                    Some(id)
+                }
+            };
+            self.extents.extend(chunk.map(|chunk| Extent { offset, len, chunk }));
+            Progress::add(&progress.done_bytes, len.into());
+            offset += u64::from(len);
+        }
+        self.bad.extend(batch.bad);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct BadPlaces {
+    named: Vec<Range<u64>>,
+    places: u64,
+    bytes: u64,
+}
+
+impl BadPlaces {
+    fn extend(&mut self, places: Vec<Range<u64>>) {
+        for place in places {
+            self.places += 1;
+            self.bytes += place.end - place.start;
+            if self.named.len() < BAD_PLACES_NAMED_MAX {
+                self.named.push(place);
+            }
+        }
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        if self.places == 0 {
+            return Vec::new();
+        }
+        let named: Vec<String> =
+            self.named.iter().map(|place| format!("{}+{}", place.start, place.end - place.start)).collect();
+        vec![format!(
+            "{} bytes in {} places could not be read and are zero in this image (byte+length): {}",
+            self.bytes,
+            self.places,
+            named.join(", ")
+        )]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_what_is_used_and_no_hole() {
+        let (used, data) = ([0..10, 20..30, 40..50], [5..25, 28..45]);
+        let content = Content::of_used(&used, &data, 60);
+        assert_eq!(content.used, [5..10, 20..25, 28..30, 40..45]);
+        assert_eq!(content.zeros, [0..5, 25..28, 45..50]);
+        assert_eq!(Content::with_holes(vec![3..5, 6..7], 7).zeros, [0..3, 5..6]);
+    }
+}

@@ -1,0 +1,186 @@
+//! What an image is applied to: a block device of this machine, or a file. Nothing else in `imaging` writes to a disk.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::imaging::chunk::Verified;
+use crate::imaging::error::Error;
+use crate::stdx::buffer::{ALIGNMENT, AlignedBuffer};
+use crate::stdx::io::{FileAt, ReadAt};
+use crate::stdx::sparse;
+
+/// Zeros are written in pieces of this size where the kernel cannot make them.
+const ZERO_BYTES: u64 = 1 << 20;
+
+/// A target that is open for writing, alone as far as the kernel can tell.
+pub struct Target {
+    path: PathBuf,
+    file: File,
+    /// A device opened for direct I/O: whole aligned blocks go past the page cache.
+    direct: Option<File>,
+    /// Bytes of a device; a file takes any size.
+    device_bytes: Option<u64>,
+    /// A file that was not there or empty: everything reads as zero.
+    fresh: bool,
+}
+
+impl Target {
+    /// A block device or a file, whichever `path` is; a file is made when there is none.
+    pub fn open(path: &Path) -> Result<Target, Error> {
+        match std::fs::metadata(path) {
+            Ok(found) if found.file_type().is_block_device() => Target::device(path),
+            _ => Target::file(path),
+        }
+    }
+
+    /// A disk. One that is mounted, or a part of which is, is refused by the kernel.
+    pub fn device(path: &Path) -> Result<Target, Error> {
+        let open = |flags| File::options().read(true).write(true).custom_flags(flags).open(path);
+        let file = match open(libc::O_EXCL) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                return Err(Error::TargetInUse { target: path.display().to_string() });
+            }
+            other => other.map_err(Error::write(path.display()))?,
+        };
+        let direct = open(libc::O_DIRECT).ok();
+        let file = FileAt::new(file).map_err(Error::read(path.display()))?;
+        let device_bytes = Some(file.size());
+        Ok(Target { path: path.to_owned(), file: file.into_file(), direct, device_bytes, fresh: false })
+    }
+
+    /// A regular file, made when there is none.
+    pub fn file(path: &Path) -> Result<Target, Error> {
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = open.map_err(Error::write(path.display()))?;
+        let fresh = file.metadata().map_err(Error::read(path.display()))?.len() == 0;
+        Ok(Target { path: path.to_owned(), file, direct: None, device_bytes: None, fresh })
+    }
+
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Bytes of a device; `None` for a file, which takes any size.
+    pub fn device_bytes(&self) -> Option<u64> {
+        self.device_bytes
+    }
+
+    /// Whether it is known without looking that everything reads as zero.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// The ranges below `end` that may hold something else than zero, as far as is known without reading.
+    pub fn data_ranges(&self, end: u64) -> Result<Vec<Range<u64>>, Error> {
+        let size = self.file.metadata().map_err(Error::read(self.path.display()))?.len();
+        match self.device_bytes {
+            Some(_) => Ok(std::iter::once(0..end).collect()),
+            None => sparse::data_ranges(&self.file, size.min(end)).map_err(Error::read(self.path.display())),
+        }
+    }
+
+    /// Gives a file its size.
+    pub(super) fn resize(&self, size: u64) -> Result<(), Error> {
+        match self.device_bytes {
+            Some(_) => Ok(()),
+            None => self.file.set_len(size).map_err(Error::write(self.path.display())),
+        }
+    }
+
+    /// Reads `range` and hands it over. What a file is too short for reads as zero.
+    pub(super) fn read<'a>(&self, range: Range<u64>, buffer: &'a mut AlignedBuffer) -> Result<&'a [u8], Error> {
+        let start = range.start - range.start % ALIGNMENT as u64;
+        let end = range.end.next_multiple_of(ALIGNMENT as u64).min(self.device_bytes.unwrap_or(u64::MAX));
+        let (skip, len) = ((range.start - start) as usize, (range.end - range.start) as usize);
+        let bytes = &mut buffer.as_mut_slice()[..(end - start) as usize];
+        let read = match &self.direct {
+            Some(direct) if end.is_multiple_of(ALIGNMENT as u64) => direct.read_exact_at(bytes, start),
+            _ => read_zero_filled(&self.file, bytes, start),
+        };
+        read.map_err(|source| self.read_error(range.start, source))?;
+        Ok(&buffer.as_slice()[skip..skip + len])
+    }
+
+    /// Writes proven bytes to their place.
+    pub(super) fn write(&self, verified: &Verified) -> Result<(), Error> {
+        self.write_bytes(verified.as_bytes(), verified.offset())
+    }
+
+    /// Makes `range` read as zero.
+    pub(super) fn zero(&self, range: &Range<u64>) -> Result<(), Error> {
+        if self.device_bytes.is_none() {
+            match sparse::punch(&self.file, range) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Err(self.write_error(range.start, error)),
+            }
+        }
+        let zeros = AlignedBuffer::new((range.end - range.start).min(ZERO_BYTES) as usize + ALIGNMENT);
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(ZERO_BYTES - at % ALIGNMENT as u64);
+            let skip = (at % ALIGNMENT as u64) as usize;
+            self.write_bytes(&zeros.as_slice()[skip..skip + len as usize], at)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Whole aligned blocks directly, the ends through the page cache: a block at the edge of two writes is only ever
+    /// touched there, so that neither undoes the other.
+    fn write_bytes(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        let Some(direct) = &self.direct else { return self.write_buffered(bytes, offset) };
+        let block = ALIGNMENT as u64;
+        let end = offset + bytes.len() as u64;
+        let (inner, inner_end) = (offset.next_multiple_of(block), end - end % block);
+        if inner >= inner_end {
+            return self.write_buffered(bytes, offset);
+        }
+        let (head, rest) = bytes.split_at((inner - offset) as usize);
+        let (middle, tail) = rest.split_at((inner_end - inner) as usize);
+        direct.write_all_at(middle, inner).map_err(|source| self.write_error(inner, source))?;
+        self.write_buffered(head, offset)?;
+        self.write_buffered(tail, inner_end)
+    }
+
+    fn write_buffered(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        self.file.write_all_at(bytes, offset).map_err(|source| self.write_error(offset, source))
+    }
+
+    /// Makes everything durable.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(Error::write(self.path.display()))
+    }
+
+    /// Has what is read next come from the medium, as far as the kernel grants it.
+    pub(super) fn forget_cache(&self) {
+        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        // Advice that is not taken makes the sample weaker and nothing wrong.
+        let _ = nix::fcntl::posix_fadvise(&self.file, 0, 0, advice);
+    }
+
+    fn read_error(&self, offset: u64, source: io::Error) -> Error {
+        Error::Read { what: format!("{} at byte {offset}", self.path.display()), source }
+    }
+
+    fn write_error(&self, offset: u64, source: io::Error) -> Error {
+        Error::Write { what: format!("{} at byte {offset}", self.path.display()), source }
+    }
+}
+
+fn read_zero_filled(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes[done..].fill(0);
+    Ok(())
+}
