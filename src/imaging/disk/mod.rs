@@ -2,7 +2,7 @@
 //!
 //! `table` reads a GPT or an MBR from anything that can be read at offsets and lists its partitions in bytes. `fit` plans
 //! what moves a table to a larger disk and grows one partition; `host` carries that out on a device and has the kernel
-//! look again.
+//! look again. `target` refuses disks that are in use.
 //!
 //! Everything here reads hostile bytes: sizes are checked before they are used, chains are bounded, no number of a table
 //! is trusted to lie on the disk.
@@ -13,3 +13,4 @@ pub mod guid;
 pub mod host;
 pub mod mbr;
 pub mod table;
+pub mod target;
