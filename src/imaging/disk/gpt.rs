@@ -192,13 +192,13 @@ impl Gpt {
 
     /// First byte behind what partitions may use.
     pub fn usable_end(&self) -> u64 {
-        (self.last_usable + 1).saturating_mul(self.sector_bytes) / ALIGN_BYTES * ALIGN_BYTES
+        self.last_usable.saturating_add(1).saturating_mul(self.sector_bytes) / ALIGN_BYTES * ALIGN_BYTES
     }
 
     /// Moves the table to a disk of another size. Refused when a partition would not fit.
     pub fn relocate(&mut self, disk_bytes: u64) -> Result<(), Error> {
         self.set_last_usable(disk_bytes);
-        let end = self.partitions().iter().map(Partition::end).max().unwrap_or(0);
+        let end = self.partitions().iter().map(Partition::end).max().unwrap_or(0).max(self.front_bytes());
         let needed = end.saturating_add((self.array_sectors() + 1) * self.sector_bytes);
         if needed > disk_bytes {
             return Err(Error::TooSmall { disk_bytes, needed_bytes: needed });
@@ -213,7 +213,7 @@ impl Gpt {
         self.sector_bytes = sector_bytes;
         self.first_usable = 2 + self.array_sectors();
         for partition in &partitions {
-            let end = partition.end().next_multiple_of(sector_bytes);
+            let end = partition.end().checked_next_multiple_of(sector_bytes).unwrap_or(u64::MAX);
             let taken = partitions.iter().any(|other| other.start > partition.start && other.start < end);
             let in_front = partition.start / sector_bytes < self.first_usable;
             if taken || in_front || !partition.start.is_multiple_of(sector_bytes) {

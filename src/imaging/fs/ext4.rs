@@ -268,12 +268,12 @@ fn map_group(
         }
         used.add(block * sb.block_bytes, count * sb.block_bytes);
     }
+    let clusters = sb.blocks_of(number).div_ceil(sb.cluster_blocks);
     if sb.has_group_flags() && group.flags & GROUP_BLOCK_UNINIT != 0 {
-        return Ok(group.free_clusters);
+        return Ok(group.free_clusters.min(clusters));
     }
     let at = group.block_bitmap * sb.block_bytes;
     let bitmap = source.read_vec_at(at, sb.block_bytes as usize).map_err(Fault::unreadable("block bitmaps"))?;
-    let clusters = sb.blocks_of(number).div_ceil(sb.cluster_blocks);
     let cluster_bytes = sb.cluster_blocks * sb.block_bytes;
     let marked = add_marked(&bitmap, clusters, first * sb.block_bytes, cluster_bytes, used);
     if clusters - marked != group.free_clusters {

@@ -12,12 +12,16 @@ use crate::stdx::io::ReadAt;
 use std::io;
 use std::ops::Range;
 
+pub mod btrfs;
 pub mod disk;
+pub mod exfat;
 pub mod ext4;
 pub mod fat;
 pub mod grow;
+pub mod ntfs;
 pub mod probe;
 pub mod ranges;
+pub mod xfs;
 
 pub use disk::{Treatment, Used, Volume, used_ranges};
 pub use grow::grow;
@@ -41,6 +45,8 @@ pub enum Fault {
     Damaged(String),
     #[error("it was not cleanly unmounted")]
     Dirty,
+    #[error("{0}")]
+    Closed(&'static str),
     #[error("{0} is not known here")]
     Unsupported(String),
 }
@@ -60,6 +66,12 @@ pub fn map(source: &dyn ReadAt, kind: Kind) -> Result<Map, Fault> {
     match kind {
         Kind::Ext2 | Kind::Ext3 | Kind::Ext4 => ext4::map(source),
         Kind::Fat12 | Kind::Fat16 | Kind::Fat32 => fat::map(source),
-        other => Err(Fault::Unsupported(format!("the inside of {other}"))),
+        Kind::Xfs => xfs::map(source),
+        Kind::Btrfs => btrfs::map(source),
+        Kind::Ntfs => ntfs::map(source),
+        Kind::Exfat => exfat::map(source),
+        Kind::Luks | Kind::Bitlocker => Err(Fault::Closed("it is encrypted")),
+        Kind::Raid => Err(Fault::Closed("it is a member of a RAID")),
+        Kind::Lvm | Kind::Swap | Kind::Unknown => Err(Fault::Closed("it holds no file system that is known here")),
     }
 }

@@ -8,14 +8,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// A loop device over a file, and a mount of one of its partitions; both are taken back.
-struct Loop {
+pub(super) struct Loop {
     device: String,
     mounted: Option<PathBuf>,
 }
 
 impl Loop {
     /// `None` where loop devices cannot be had.
-    fn attach(file: &str, options: &[&str]) -> Option<Loop> {
+    pub(super) fn attach(file: &str, options: &[&str]) -> Option<Loop> {
         let output = run_any("losetup", &[&["--find", "--show", file], options].concat());
         if !output.status.success() {
             println!("skipped: no loop device: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -24,7 +24,7 @@ impl Loop {
         Some(Loop { device: String::from_utf8_lossy(&output.stdout).trim().to_owned(), mounted: None })
     }
 
-    fn mount(&mut self, folder: PathBuf) -> bool {
+    pub(super) fn mount(&mut self, folder: PathBuf) -> bool {
         std::fs::create_dir_all(&folder).unwrap();
         let output = run_any("mount", &[self.device.as_str(), folder.to_str().unwrap()]);
         if !output.status.success() {
@@ -35,7 +35,7 @@ impl Loop {
         true
     }
 
-    fn unmount(&mut self) {
+    pub(super) fn unmount(&mut self) {
         if let Some(folder) = self.mounted.take() {
             run("umount", &[folder.to_str().unwrap()]);
         }

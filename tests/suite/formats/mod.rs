@@ -66,6 +66,18 @@ impl Bench {
         self.name(name)
     }
 
+    /// Mounts the file system in `image` through a loop device and works in it. `false` where that is not to be had.
+    fn mounted(&self, image: &str, work: impl FnOnce(&str)) -> bool {
+        let Some(mut device) = grow::Loop::attach(image, &[]) else { return false };
+        let folder = self.path("mounted");
+        if !device.mount(folder.clone()) {
+            return false;
+        }
+        work(folder.to_str().unwrap());
+        device.unmount();
+        true
+    }
+
     /// A folder of files in many sizes, so that extents, fragments and directories of several blocks come about.
     fn content(&self) -> String {
         let folder = self.path("content");

@@ -1,7 +1,10 @@
 //! A file system of which only the used ranges were copied is clean to its own checker and holds the same files.
 
 use super::{Bench, MIB, copy_used, have, run, run_any};
+use remint::imaging::fs;
 use remint::imaging::fs::{Kind, Treatment, Used};
+use remint::stdx::io::FileAt;
+use std::fs::File;
 
 /// The one volume of a bare file system, of which only the used part was taken.
 fn check_used_only(used: &Used, kind: Kind, most_bytes: u64) {
@@ -134,4 +137,184 @@ fn fat32_survives_as_its_used_ranges() {
 #[test]
 fn fat32_with_large_sectors_survives_as_its_used_ranges() {
     fat_round_trip(Kind::Fat32, 600 * MIB, 13 * MIB, &["-F", "32", "-S", "4096", "-s", "1"]);
+}
+
+fn xfs_round_trip(bytes: u64, most_bytes: u64, options: &[&str]) {
+    if !have(&["mkfs.xfs", "xfs_repair", "xfs_copy"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let (content, source) = (bench.content(), bench.blank("source.img", bytes));
+    run("mkfs.xfs", &[&["-q", "-L", "ROOT"], options, &[source.as_str()]].concat());
+    let filled = bench.mounted(&source, |folder| {
+        run("cp", &["-r", &content, folder]);
+        (0..40).for_each(|index| std::fs::remove_file(format!("{folder}/content/file-{}.bin", index * 3)).unwrap());
+    });
+    let copy = bench.name("copy.img");
+    let used = copy_used(&source, &copy);
+    check_used_only(&used, Kind::Xfs, most_bytes);
+    assert_eq!(used.volumes[0].probed.label, "ROOT");
+    run("xfs_repair", &["-n", &copy]);
+    if filled {
+        bench.mounted(&copy, |folder| {
+            let found = run(
+                "sh",
+                &["-c", &format!("diff -r {content} {folder}/content | grep -cv '^Only in {content}'; true")],
+            );
+            assert_eq!(found.trim(), "0");
+        });
+    }
+}
+
+#[test]
+fn xfs_survives_as_its_used_ranges() {
+    xfs_round_trip(320 * MIB, 90 * MIB, &[]);
+}
+
+#[test]
+fn xfs_of_many_groups_and_small_blocks_survives_as_its_used_ranges() {
+    xfs_round_trip(500 * MIB, 90 * MIB, &["-b", "size=1024", "-d", "agcount=5"]);
+}
+
+#[test]
+fn xfs_that_is_mounted_is_taken_whole() {
+    if !have(&["mkfs.xfs"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let source = bench.blank("source.img", 320 * MIB);
+    run("mkfs.xfs", &["-q", &source]);
+    bench.mounted(&source, |folder| {
+        std::fs::write(format!("{folder}/file"), b"content").unwrap();
+        run("sync", &[]);
+        let disk = FileAt::new(File::open(&source).unwrap()).unwrap();
+        let used = fs::used_ranges(&disk).unwrap();
+        assert_eq!(used.warnings, ["the disk (xfs) is taken whole: it was not cleanly unmounted"]);
+    });
+}
+
+fn btrfs_round_trip(bytes: u64, most_bytes: u64, options: &[&str]) {
+    if !have(&["mkfs.btrfs", "btrfs"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let (content, source) = (bench.content(), bench.blank("source.img", bytes));
+    run("mkfs.btrfs", &[&["-q", "-L", "ROOT", "--rootdir", content.as_str()], options, &[source.as_str()]].concat());
+    let copy = bench.name("copy.img");
+    let used = copy_used(&source, &copy);
+    check_used_only(&used, Kind::Btrfs, most_bytes);
+    assert_eq!(used.volumes[0].probed.label, "ROOT");
+    run("btrfs", &["check", "--check-data-csum", &copy]);
+    std::fs::create_dir(bench.path("back")).unwrap();
+    run("btrfs", &["restore", &copy, &bench.name("back")]);
+    run("diff", &["-r", &content, &bench.name("back")]);
+}
+
+#[test]
+fn btrfs_survives_as_its_used_ranges() {
+    btrfs_round_trip(300 * MIB, 12 * MIB, &[]);
+}
+
+#[test]
+fn btrfs_with_double_metadata_survives_as_its_used_ranges() {
+    btrfs_round_trip(400 * MIB, 12 * MIB, &["-m", "dup", "-d", "single"]);
+}
+
+#[test]
+fn btrfs_with_mixed_groups_survives_as_its_used_ranges() {
+    btrfs_round_trip(200 * MIB, 12 * MIB, &["--mixed"]);
+}
+
+fn ntfs_round_trip(options: &[&str]) {
+    if !have(&["mkntfs", "ntfscp", "ntfscat", "ntfsresize", "ntfsinfo", "ntfsfix"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let (content, source) = (bench.content(), bench.blank("source.img", 80 * MIB));
+    run("mkntfs", &[&["-F", "-q", "-Q", "-L", "WINDOWS"], options, &[source.as_str()]].concat());
+    let file = format!("{content}/deep/er/large.bin");
+    run("ntfscp", &[&source, &file, "large.bin"]);
+    let copy = bench.name("copy.img");
+    let used = copy_used(&source, &copy);
+    check_used_only(&used, Kind::Ntfs, 12 * MIB);
+    run("ntfsresize", &["-i", "-f", &copy]);
+    run("ntfsfix", &["-n", &copy]);
+    let cat = run_any("ntfscat", &[&copy, "large.bin"]).stdout;
+    assert!(cat == std::fs::read(file).unwrap(), "the file differs");
+    let said = run("ntfsinfo", &["-m", &source]);
+    let number = |name: &str| {
+        let line = said.lines().find(|line| line.contains(name)).unwrap();
+        line.split(':').nth(1).unwrap().trim().split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let free_bytes = number("Free Clusters") * number("Cluster Size");
+    assert_eq!(used.volumes[0].treatment, Treatment::UsedOnly { free_bytes });
+}
+
+#[test]
+fn ntfs_survives_as_its_used_ranges() {
+    ntfs_round_trip(&[]);
+}
+
+#[test]
+fn ntfs_with_large_clusters_survives_as_its_used_ranges() {
+    ntfs_round_trip(&["-c", "65536"]);
+}
+
+#[test]
+fn ntfs_that_is_marked_dirty_is_taken_whole() {
+    if !have(&["mkntfs", "ntfsfix"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let source = bench.blank("source.img", 16 * MIB);
+    run("mkntfs", &["-F", "-q", "-Q", &source]);
+    run("ntfsfix", &[&source]);
+    let used = copy_used(&source, &bench.name("copy.img"));
+    assert_eq!(used.warnings, ["the disk (ntfs) is taken whole: it was not cleanly unmounted"]);
+}
+
+#[test]
+fn exfat_survives_as_its_used_ranges() {
+    if !have(&["mkfs.exfat", "fsck.exfat", "dump.exfat"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let source = bench.blank("source.img", 80 * MIB);
+    run("mkfs.exfat", &["-L", "STICK", &source]);
+    let copy = bench.name("copy.img");
+    let used = copy_used(&source, &copy);
+    check_used_only(&used, Kind::Exfat, 4 * MIB);
+    run("fsck.exfat", &["-n", &copy]);
+    let said = run("dump.exfat", &[&source]);
+    let number = |name: &str| {
+        let line = said.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(['\t', ' ']).next().unwrap().parse::<u64>().unwrap()
+    };
+    let free_bytes = number("Free Clusters") * number("Cluster size");
+    assert_eq!(used.volumes[0].treatment, Treatment::UsedOnly { free_bytes }, "{said}");
+}
+
+#[test]
+fn swap_keeps_its_header_and_nothing_else() {
+    if !have(&["mkswap", "blkid"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let source = bench.blank("source.img", 16 * MIB);
+    run("mkswap", &["-L", "SWAP", &source]);
+    let used = copy_used(&source, &bench.name("copy.img"));
+    assert_eq!(used.ranges, vec![0..4096]);
+    assert!(matches!(used.volumes[0].treatment, Treatment::Skipped { .. }));
+    let uuid = run("blkid", &["-p", "-s", "UUID", "-o", "value", &bench.name("copy.img")]);
+    assert_eq!((used.volumes[0].probed.uuid.as_str(), used.volumes[0].probed.label.as_str()), (uuid.trim(), "SWAP"));
+}
+
+#[test]
+fn what_is_not_known_is_taken_whole_and_that_is_said() {
+    let bench = Bench::new();
+    let source = bench.name("source.img");
+    std::fs::write(&source, super::noise(3, MIB as usize)).unwrap();
+    let used = copy_used(&source, &bench.name("copy.img"));
+    assert_eq!(used.ranges, vec![0..MIB]);
+    assert_eq!(used.warnings, ["the disk (unknown) is taken whole: it holds no file system that is known here"]);
 }
