@@ -7,6 +7,7 @@
 //!
 //! [`directory`] is what the packet path reads: in memory, no SQL for a packet. Absent: DHCP, images, steps.
 
+pub mod deployment;
 pub mod directory;
 pub mod identity;
 pub mod link;

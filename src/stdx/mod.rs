@@ -15,5 +15,6 @@ pub mod id;
 pub mod io;
 pub mod mac;
 pub mod monitor;
+pub mod process;
 pub mod sparse;
 pub mod time;

@@ -24,6 +24,7 @@ pub mod link;
 pub mod model;
 #[cfg(feature = "server")]
 pub mod parser;
+pub mod plan;
 pub mod quantity;
 pub mod run;
 pub mod steps;

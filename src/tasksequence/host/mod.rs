@@ -1,5 +1,11 @@
 //! The machine as steps see it. One implementation is real (`real`), one is a model in memory for tests.
 
+#[cfg(feature = "agent")]
+pub mod process;
+#[cfg(feature = "agent")]
+pub mod real;
+pub mod root;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

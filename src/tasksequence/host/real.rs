@@ -1,0 +1,304 @@
+//! The machine that this process runs on.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Map, Value};
+
+use crate::imaging::apply::{Options, make_match};
+use crate::imaging::disk::{self, fit};
+use crate::imaging::fs as filesystem;
+use crate::imaging::manifest::Manifest;
+use crate::imaging::store::ChunkSource;
+use crate::imaging::target::Target;
+use crate::stdx::hint::{Hint, chain};
+use crate::stdx::io::{FileAt, ReadAt, Section};
+use crate::stdx::monitor::Progress;
+use crate::stdx::time::{Clock, SystemClock, Timestamp};
+use crate::tasksequence::journal::{DiskIdentity, Entry};
+use crate::tasksequence::link::{ImageGrant, RunOrder};
+
+use super::{
+    Applied, Command, Disk, Exit, FileContent, Grown, Hardware, Host, HostError, Place, Root, Watch, process, root,
+};
+
+/// Where the system that is being installed is mounted.
+const TARGET: &str = "/run/remint/target";
+/// Of the running system, for programs that run in the target.
+const SHARED: [&str; 3] = ["dev", "proc", "sys"];
+/// How often progress is told.
+const TELLING: Duration = Duration::from_millis(500);
+
+/// What the program around the run knows and a host does not: how to fetch, and what belongs into an installed system.
+pub trait Surroundings {
+    /// What the machine is made of, as inventory reads it.
+    fn hardware(&mut self) -> Result<Hardware, HostError>;
+    /// Whole disks.
+    fn disks(&mut self) -> Result<Vec<Disk>, HostError>;
+    /// The manifest, its signature checked, and where its chunks are.
+    fn image(&mut self, image: &ImageGrant) -> Result<(Manifest, Box<dyn ChunkSource>), HostError>;
+    /// Puts the agent, its service and its identity into the system mounted at `root`.
+    fn install_agent(&mut self, root: &Path, order: &RunOrder) -> Result<Map<String, Value>, HostError>;
+    fn agent_is_installed(&mut self, root: &Path, order: &RunOrder) -> Result<bool, HostError>;
+    fn install_baseline(&mut self, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError>;
+    /// Leaves the run for the agent of the system mounted at `root`.
+    fn hand_over(&mut self, root: &Path, order: &RunOrder, journal: &[Entry]) -> Result<(), HostError>;
+}
+
+pub struct Real<S> {
+    place: Place,
+    boot: String,
+    surroundings: S,
+    /// The disk whose root is mounted at `TARGET`.
+    target: Option<DiskIdentity>,
+}
+
+impl<S: Surroundings> Real<S> {
+    pub fn new(place: Place, surroundings: S) -> Real<S> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        Real { place, boot, surroundings, target: None }
+    }
+
+    fn folder(&self, of: Root) -> Result<&'static Path, HostError> {
+        match (of, self.place) {
+            (Root::Here, _) | (Root::Target, Place::InstalledSystem) => Ok(Path::new("/")),
+            (Root::Target, Place::BootEnvironment) if self.target.is_some() => Ok(Path::new(TARGET)),
+            (Root::Target, Place::BootEnvironment) => {
+                Err(HostError::new("there is no system on the disk yet").hint("put `- apply-image:` before this step"))
+            }
+        }
+    }
+
+    fn close_target(&mut self) -> Result<(), HostError> {
+        if self.target.take().is_none() {
+            return Ok(());
+        }
+        nix::unistd::sync();
+        let shared = SHARED.iter().map(|name| Path::new(TARGET).join(name));
+        for folder in shared.chain([PathBuf::from(TARGET)]) {
+            unmount(&folder)?;
+        }
+        Ok(())
+    }
+}
+
+impl<S: Surroundings> Host for Real<S> {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn boot(&self) -> String {
+        self.boot.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn sleep(&mut self, duration: Duration) {
+        thread::sleep(duration);
+    }
+
+    fn hardware(&mut self) -> Result<Hardware, HostError> {
+        self.surroundings.hardware()
+    }
+
+    fn disks(&mut self) -> Result<Vec<Disk>, HostError> {
+        self.surroundings.disks()
+    }
+
+    fn apply_image(&mut self, image: &ImageGrant, disk: &Disk, watch: &mut dyn Watch) -> Result<Applied, HostError> {
+        self.close_target()?;
+        let (manifest, source) = self.surroundings.image(image)?;
+        let path = Path::new(&disk.path);
+        let target = Target::device(path).map_err(failed)?;
+        let (progress, options) = (Progress::default(), Options::default());
+        let mut summary = None;
+        let work = |planned: &mut Option<_>| {
+            make_match(&manifest, &*source, &target, &options, &progress, &mut |summary| *planned = Some(*summary))
+        };
+        let receipt = telling(&progress, watch, || work(&mut summary)).map_err(failed)?;
+        drop(target);
+        disk::host::reread_partitions(path).map_err(failed)?;
+        Ok(Applied {
+            total_bytes: manifest.content_bytes() + manifest.zero_bytes(),
+            kept_bytes: receipt.kept_bytes,
+            written_bytes: receipt.fetched_bytes + receipt.moved_bytes,
+            zeroed_bytes: receipt.zeroed_bytes,
+            fetched_bytes: receipt.wire_bytes,
+            verified_chunks: receipt.read_back_chunks,
+        })
+    }
+
+    fn grow(&mut self, disk: &Disk, watch: &mut dyn Watch) -> Result<Option<Grown>, HostError> {
+        self.close_target()?;
+        let path = Path::new(&disk.path);
+        let fitted = disk::host::fit(path, fit::Wish { grow: fit::Grow::Root, renew: None }).map_err(failed)?;
+        if let Some((grown, partition)) = &fitted.grown {
+            let text = format!("{} grows from {} to {} bytes", partition.display(), grown.old_bytes, grown.new_bytes);
+            watch.line(self.now(), &text);
+        }
+        let Some(found) = root_partition(path)? else { return Ok(None) };
+        if !found.kind.grows_mounted() {
+            return Ok(None);
+        }
+        mount_at(&found.path, found.kind, Path::new(TARGET))?;
+        let grown = filesystem::grow(Path::new(TARGET), found.kind).map_err(failed);
+        unmount(Path::new(TARGET))?;
+        let grown = grown?;
+        Ok(Some(Grown {
+            partition: found.path.display().to_string(),
+            file_system: found.kind.name().to_owned(),
+            before_bytes: grown.old_bytes,
+            after_bytes: grown.new_bytes,
+        }))
+    }
+
+    fn use_target(&mut self, target: &DiskIdentity) -> Result<(), HostError> {
+        if self.place == Place::InstalledSystem || self.target.as_ref() == Some(target) {
+            return Ok(());
+        }
+        self.close_target()?;
+        let disks = self.disks()?;
+        let disk = disks.iter().find(|disk| disk.is(target)).ok_or_else(|| {
+            HostError::new(format!("the disk {} that holds the system is gone", target.path))
+                .hint("was a disk taken out or exchanged since the image was applied?")
+        })?;
+        let found = root_partition(Path::new(&disk.path))?.ok_or_else(|| {
+            HostError::new(format!("no root file system was found on {}", disk.path))
+                .hint("the image must have a partition with ext4, XFS or btrfs")
+        })?;
+        mount_at(&found.path, found.kind, Path::new(TARGET))?;
+        for name in SHARED {
+            share(name)?;
+        }
+        self.target = Some(target.clone());
+        Ok(())
+    }
+
+    fn read(&mut self, of: Root, path: &str) -> Result<Option<FileContent>, HostError> {
+        root::read(self.folder(of)?, path).map_err(|error| HostError::new(format!("read {path}: {error}")))
+    }
+
+    fn write(&mut self, of: Root, path: &str, content: &FileContent) -> Result<(), HostError> {
+        root::write(self.folder(of)?, path, content).map_err(|error| written(path, &error))
+    }
+
+    fn command(&mut self, command: &Command, watch: &mut dyn Watch) -> Result<Exit, HostError> {
+        let folder = self.folder(command.root)?;
+        let other = (folder != Path::new("/")).then_some(folder);
+        process::run(command, other, watch).map_err(|error| {
+            let name = command.arguments.first().map_or("", String::as_str);
+            HostError::new(format!("start `{name}`: {error}")).hint("is the program there, in that system?")
+        })
+    }
+
+    fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError> {
+        let folder = self.folder(Root::Target)?;
+        self.surroundings.install_agent(folder, order)
+    }
+
+    fn agent_is_installed(&mut self, order: &RunOrder) -> Result<bool, HostError> {
+        let folder = self.folder(Root::Target)?;
+        self.surroundings.agent_is_installed(folder, order)
+    }
+
+    fn install_baseline(&mut self, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
+        self.surroundings.install_baseline(watch)
+    }
+
+    fn hand_over(&mut self, order: &RunOrder, journal: &[Entry]) -> Result<(), HostError> {
+        if self.place == Place::BootEnvironment && self.target.is_some() {
+            self.surroundings.hand_over(Path::new(TARGET), order, journal)?;
+            self.close_target()?;
+        }
+        nix::unistd::sync();
+        Ok(())
+    }
+}
+
+/// Does `work` while another thread's counters are told every half second.
+fn telling<T: Send>(progress: &Progress, watch: &mut dyn Watch, work: impl FnOnce() -> T + Send) -> T {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let done = work();
+            over.store(true, Relaxed);
+            done
+        });
+        let begun = Instant::now();
+        while !worker.is_finished() && !over.load(Relaxed) {
+            thread::park_timeout(TELLING);
+            let (done, total) = (Progress::get(&progress.done_bytes), Progress::get(&progress.total_bytes));
+            let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001) / 1e6;
+            watch.progress(done, total, "bytes", &format!("{rate:.0} MB/s"));
+        }
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+struct RootPartition {
+    path: PathBuf,
+    kind: filesystem::Kind,
+}
+
+/// The partition that holds the root file system, as `disk::fit` finds it, or the disk itself when it has no table.
+fn root_partition(disk: &Path) -> Result<Option<RootPartition>, HostError> {
+    let open = || FileAt::new(fs::File::open(disk)?);
+    let device = open().map_err(|error| HostError::new(format!("open {}: {error}", disk.display())))?;
+    let table = disk::table::read(&device, None).map_err(failed)?;
+    let probe =
+        |source: &dyn ReadAt| filesystem::probe(&source).map(|probed| probed.kind).map_err(failed_to_read(disk));
+    let Some(table) = table else {
+        let kind = probe(&device)?;
+        return Ok(kind.grows_mounted().then(|| RootPartition { path: disk.to_owned(), kind }));
+    };
+    let partitions = table.partitions();
+    let Some(partition) = fit::root(&device, &partitions) else { return Ok(None) };
+    let Some(section) = Section::new(&device, partition.start, partition.bytes) else { return Ok(None) };
+    let kind = probe(&section)?;
+    Ok(Some(RootPartition { path: disk::host::partition_path(disk, partition.number), kind }))
+}
+
+fn mount_at(device: &Path, kind: filesystem::Kind, folder: &Path) -> Result<(), HostError> {
+    let wrong = |error: String| HostError::new(format!("mount {} ({}): {error}", device.display(), kind.name()));
+    fs::create_dir_all(folder).map_err(|error| wrong(error.to_string()))?;
+    mount(Some(device), folder, Some(kind.name()), MsFlags::empty(), None::<&str>)
+        .map_err(|error| wrong(error.to_string()).hint("the boot environment needs the driver of that file system"))
+}
+
+fn share(name: &str) -> Result<(), HostError> {
+    let (from, to) = (Path::new("/").join(name), Path::new(TARGET).join(name));
+    let wrong = |error: String| HostError::new(format!("mount /{name} into the system: {error}"));
+    fs::create_dir_all(&to).map_err(|error| wrong(error.to_string()))?;
+    mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|error| wrong(error.to_string()))
+}
+
+/// Unmounts now, or, when something a step left running still uses it, as soon as that ends.
+fn unmount(folder: &Path) -> Result<(), HostError> {
+    match umount2(folder, MntFlags::empty()) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
+        Err(_) => umount2(folder, MntFlags::MNT_DETACH)
+            .map_err(|error| HostError::new(format!("unmount {}: {error}", folder.display()))),
+    }
+}
+
+fn written(path: &str, error: &io::Error) -> HostError {
+    let full = error.kind() == io::ErrorKind::StorageFull;
+    let failure = HostError::new(format!("write {path}: {error}"));
+    if full { failure.hint("the file system is full: use a larger disk, or a smaller image") } else { failure }
+}
+
+fn failed_to_read(disk: &Path) -> impl Fn(io::Error) -> HostError {
+    move |error| HostError::new(format!("read {}: {error}", disk.display()))
+}
+
+fn failed<E: std::error::Error + Hint + 'static>(error: E) -> HostError {
+    HostError { message: chain(&error), hint: error.hint(), transient: false }
+}

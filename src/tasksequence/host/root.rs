@@ -1,0 +1,128 @@
+//! Files of a system that does not run: its paths and symbolic links are its own and never lead out of it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::stdx::file::write_whole_private;
+
+use super::FileContent;
+
+/// As many as Linux follows in one path.
+const LINKS_MAX: u32 = 40;
+/// Largest file that a step reads.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Where `path`, as the system in `root` sees it, really is. The last component need not exist.
+pub fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
+    let mut todo: Vec<PathBuf> = vec![PathBuf::from(path)];
+    let mut at = root.to_owned();
+    let mut links = 0;
+    while let Some(next) = todo.pop() {
+        let mut components = next.components();
+        let Some(component) = components.next() else { continue };
+        let rest = components.as_path();
+        if !rest.as_os_str().is_empty() {
+            todo.push(rest.to_owned());
+        }
+        match component {
+            Component::RootDir | Component::Prefix(_) => at = root.to_owned(),
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if at != root {
+                    at.pop();
+                }
+            }
+            Component::Normal(name) => {
+                let inner = at.join(name);
+                match fs::read_link(&inner) {
+                    Ok(target) => {
+                        links += 1;
+                        if links > LINKS_MAX {
+                            return Err(io::Error::other(format!("{path} goes through too many symbolic links")));
+                        }
+                        todo.push(target);
+                    }
+                    Err(_) => at = inner,
+                }
+            }
+        }
+    }
+    Ok(at)
+}
+
+/// `None` when there is no such file.
+pub fn read(root: &Path, path: &str) -> io::Result<Option<FileContent>> {
+    let real = resolve(root, path)?;
+    let found = match fs::metadata(&real) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        other => other?,
+    };
+    if !found.is_file() {
+        // It is there, which is all that can be asked of a folder or a device.
+        return Ok(Some(FileContent { bytes: Vec::new(), mode: found.permissions().mode() & 0o7777 }));
+    }
+    if found.len() > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("{path} has {} bytes, at most {FILE_BYTES_MAX} are read", found.len())));
+    }
+    Ok(Some(FileContent { bytes: fs::read(&real)?, mode: found.permissions().mode() & 0o7777 }))
+}
+
+/// Writes the file whole, for root alone at first and with its mode once all of it is there.
+pub fn write(root: &Path, path: &str, content: &FileContent) -> io::Result<()> {
+    let real = resolve(root, path)?;
+    if let Some(folder) = real.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    write_whole_private(&real, &content.bytes)?;
+    fs::set_permissions(&real, fs::Permissions::from_mode(content.mode))?;
+    fs::File::open(&real)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_lead_about_within_the_root_and_never_out_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("etc/inner")).unwrap();
+        fs::write(folder.path().join("secret"), "outside").unwrap();
+        for (target, link) in [
+            ("/etc/inner", "absolute"),
+            ("../../../../etc/inner", "up"),
+            ("../secret", "etc/out"),
+            ("etc", "short"),
+            ("loop", "loop"),
+        ] {
+            symlink(target, root.join(link)).unwrap();
+        }
+        for (path, expect) in [
+            ("/etc/hostname", "etc/hostname"),
+            ("/absolute/a", "etc/inner/a"),
+            ("/up/a", "etc/inner/a"),
+            ("/short/../short/inner/a", "etc/inner/a"),
+            ("/etc/out", "secret"),
+            ("/../../secret", "secret"),
+        ] {
+            assert_eq!(resolve(&root, path).unwrap(), root.join(expect), "{path}");
+        }
+        assert!(resolve(&root, "/loop").is_err());
+        assert_eq!(read(&root, "/etc/out").unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_is_written_with_its_folders_and_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = FileContent { bytes: b"x".to_vec(), mode: 0o640 };
+        write(folder.path(), "/a/b/c", &content).unwrap();
+        assert_eq!(read(folder.path(), "/a/b/c").unwrap(), Some(content));
+        assert_eq!(read(folder.path(), "/a/b/d").unwrap(), None);
+        assert_eq!(read(folder.path(), "/a/b/c/d").unwrap(), None);
+    }
+}

@@ -1,0 +1,215 @@
+//! What a run would do to a machine, step by step, before anything is touched. Shown by `remint sequence plan`, and before a
+//! deployment starts.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::condition::{self, Scope};
+use super::host::Place;
+use super::journal::DiskIdentity;
+use super::link::RunOrder;
+use super::model::{Block, Item, ItemId, Step, Work};
+use super::run;
+use super::steps::{self, Gives, View};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub machine: String,
+    pub sequence: String,
+    pub version: String,
+    pub items: Vec<PlannedItem>,
+    /// Disks of which everything is lost.
+    pub erases: Vec<DiskIdentity>,
+    /// Bytes of images that are written at most.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedItem {
+    pub id: ItemId,
+    pub name: String,
+    /// The step's kind; empty for a group.
+    pub kind: String,
+    pub place: Place,
+    /// Whether it belongs to `on-failure` or `always` of some block.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub section: String,
+    #[serde(flatten)]
+    pub fate: Fate,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fate", rename_all = "kebab-case")]
+pub enum Fate {
+    /// It runs, and this is what it does.
+    Runs {
+        what: String,
+    },
+    Skipped {
+        why: String,
+    },
+    /// It hangs on what steps before it find out.
+    Open {
+        why: String,
+    },
+    /// It would fail.
+    Fails {
+        error: String,
+        hint: Option<String>,
+    },
+}
+
+impl Plan {
+    /// Steps that would fail as things stand.
+    pub fn failures(&self) -> impl Iterator<Item = (&PlannedItem, &str)> {
+        self.items.iter().filter_map(|item| match &item.fate {
+            Fate::Fails { error, .. } => Some((item, error.as_str())),
+            _ => None,
+        })
+    }
+}
+
+/// The plan of a run that has not begun.
+pub fn plan(order: &RunOrder) -> Plan {
+    let mut planner = Planner {
+        order,
+        scope: run::scope(order, std::iter::empty(), None).map_err(|error| error.to_string()),
+        place: Place::BootEnvironment,
+        open: Vec::new(),
+        plan: Plan {
+            machine: order.machine.name.clone(),
+            sequence: order.sequence.name.clone(),
+            version: order.version.clone(),
+            ..Plan::default()
+        },
+    };
+    planner.block(&order.sequence.body, "");
+    planner.plan
+}
+
+struct Planner<'a> {
+    order: &'a RunOrder,
+    scope: Result<Scope, String>,
+    place: Place,
+    /// Variables that steps will set.
+    open: Vec<String>,
+    plan: Plan,
+}
+
+impl Planner<'_> {
+    fn block(&mut self, block: &Block, section: &str) {
+        for (inner, items) in block.sections() {
+            let before = self.place;
+            for item in items {
+                self.item(item, if inner.is_empty() { section } else { inner });
+            }
+            if inner == "on-failure" {
+                self.place = before;
+            }
+        }
+    }
+
+    fn item(&mut self, item: &Item, section: &str) {
+        let fate = match item.when.as_deref().map(|when| self.condition(when)) {
+            Some(Err(fate)) => Some(fate),
+            _ => None,
+        };
+        let runs = !matches!(fate, Some(Fate::Skipped { .. } | Fate::Fails { .. }));
+        match &item.work {
+            Work::Group(block) => {
+                self.push(item, "", section, fate.unwrap_or_else(|| Fate::Runs { what: String::new() }));
+                if runs {
+                    self.block(block, section);
+                }
+            }
+            Work::Step(step) => {
+                let planned = if runs { self.step(step) } else { Fate::Runs { what: String::new() } };
+                self.push(item, &step.kind, section, fate.unwrap_or(planned));
+                if runs {
+                    self.after(step);
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, item: &Item, kind: &str, section: &str, fate: Fate) {
+        let (kind, section) = (kind.to_owned(), section.to_owned());
+        let planned =
+            PlannedItem { id: item.id.clone(), name: item.name.clone(), kind, place: self.place, section, fate };
+        self.plan.items.push(planned);
+    }
+
+    /// `Err`: what becomes of the item instead of running for certain.
+    fn condition(&self, when: &str) -> Result<(), Fate> {
+        let scope = self.scope.as_ref().map_err(|error| Fate::Fails { error: error.clone(), hint: None })?;
+        if let Some(name) = condition::names_in_expression(when).ok().and_then(|names| self.later(&names)) {
+            return Err(Fate::Open { why: format!("`{when}` is decided once `{name}` is known") });
+        }
+        match condition::holds(when, scope) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Fate::Skipped { why: format!("`{when}` is false") }),
+            Err(error) => Err(Fate::Fails { error: error.to_string(), hint: None }),
+        }
+    }
+
+    /// The first of `names` that only the run itself will know.
+    fn later(&self, names: &[String]) -> Option<String> {
+        let later = |name: &&String| {
+            let variable = name.strip_prefix("vars.").and_then(|rest| rest.split('.').next());
+            variable.is_some_and(|variable| self.open.iter().any(|open| open == variable))
+                || matches!(name.as_str(), "run.error" | "run.failed_step")
+        };
+        names.iter().find(later).cloned()
+    }
+
+    fn step(&mut self, step: &Step) -> Fate {
+        match self.work(step) {
+            Ok(fate) => fate,
+            Err(error) => Fate::Fails { error: error.message, hint: error.hint },
+        }
+    }
+
+    fn work(&mut self, step: &Step) -> Result<Fate, steps::StepError> {
+        let row = steps::row(&step.kind).ok_or_else(|| steps::StepError::unknown_kind(&step.kind))?;
+        let scope = self.scope.as_ref().map_err(|error| steps::StepError::new(error.clone()))?;
+        if let Some(name) = self.later(&names(&step.with)) {
+            return Ok(Fate::Open { why: format!("its parameters are known once `{name}` is") });
+        }
+        let with = condition::render_all(&Value::Object(step.with.clone()), scope)?;
+        let view = View { facts: &self.order.machine, images: &self.order.images, place: self.place };
+        let planned = row.load(with)?.plan(&view)?;
+        if let Some(disk) = planned.erases.filter(|disk| !self.plan.erases.contains(disk)) {
+            self.plan.erases.push(disk);
+        }
+        self.plan.bytes += planned.bytes;
+        Ok(Fate::Runs { what: planned.what })
+    }
+
+    fn after(&mut self, step: &Step) {
+        self.open.extend(step.register.clone());
+        if steps::row(&step.kind).is_some_and(|row| row.gives == Gives::Place) {
+            let into = step.with.get("into").and_then(Value::as_str);
+            self.place = match into {
+                Some(into) if into == Place::BootEnvironment.name() => Place::BootEnvironment,
+                _ => Place::InstalledSystem,
+            };
+        }
+    }
+}
+
+/// All names that the templates in the parameters use.
+fn names(with: &Map<String, Value>) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut todo: Vec<&Value> = with.values().collect();
+    while let Some(value) = todo.pop() {
+        match value {
+            Value::String(text) if condition::is_template(text) => {
+                names.extend(condition::names_in_template(text).unwrap_or_default());
+            }
+            Value::Array(list) => todo.extend(list),
+            Value::Object(map) => todo.extend(map.values()),
+            _ => {}
+        }
+    }
+    names
+}
