@@ -11,6 +11,8 @@
 //!
 //! Read next: [`chunk`], [`manifest`], [`plan`].
 
+#[cfg(feature = "server")]
+pub mod api;
 pub mod apply;
 pub mod capture;
 pub mod chunk;
@@ -18,6 +20,7 @@ pub mod chunker;
 pub mod disk;
 pub mod error;
 pub mod fs;
+pub mod link;
 pub mod manifest;
 pub mod plan;
 pub mod ranges;

@@ -13,6 +13,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::imaging::chunk::{CHUNK_BYTES_MAX, ChunkId, Encoding, ParseNameError, Sealed};
 use crate::stdx::hex;
 
@@ -29,7 +31,8 @@ pub const PACK_BYTES: u64 = 64 << 20;
 pub const PACK_BYTES_MAX: u64 = 1 << 30;
 
 /// The BLAKE3 of a pack's index; written as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PackId(pub [u8; 32]);
 
 impl fmt::Display for PackId {
@@ -41,6 +44,20 @@ impl fmt::Display for PackId {
 impl fmt::Debug for PackId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl TryFrom<String> for PackId {
+    type Error = ParseNameError;
+
+    fn try_from(text: String) -> Result<Self, ParseNameError> {
+        text.parse()
+    }
+}
+
+impl From<PackId> for String {
+    fn from(id: PackId) -> String {
+        id.to_string()
     }
 }
 

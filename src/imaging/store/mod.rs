@@ -12,6 +12,7 @@ pub mod files;
 pub mod format;
 pub mod index;
 pub mod local;
+pub mod locations;
 pub mod upload;
 pub mod versions;
 

@@ -1,0 +1,311 @@
+//! HTTP routes of the content store: what machines fetch, what people look at and change.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::access::Capability;
+use crate::access::signing::PublicKey;
+use crate::api::{Access, Problem, Routes, Table, blocking};
+use crate::imaging::chunk::ChunkId;
+use crate::imaging::error::Error;
+use crate::imaging::manifest::{Header, Kind, Manifest, VersionId};
+use crate::imaging::store::format::PackId;
+use crate::imaging::store::local::LocalStore;
+use crate::imaging::store::versions::{Reference, Version};
+use crate::imaging::store::{ChunkSource, locations};
+use crate::stdx::hint::{Hint, chain};
+
+/// A pack is read and sent in pieces of this size, two of them under way for each request.
+const PIECE_BYTES: u64 = 256 << 10;
+const PIECES_AHEAD: usize = 2;
+
+/// What the routes work on.
+#[derive(Clone)]
+pub struct Images {
+    store: Arc<LocalStore>,
+    key: PublicKey,
+    /// SHA-256 -> version: which file to read. Filled as they are asked for.
+    known: Arc<Mutex<HashMap<VersionId, Version>>>,
+}
+
+impl Images {
+    pub fn new(store: Arc<LocalStore>, key: PublicKey) -> Images {
+        Images { store, key, known: Arc::default() }
+    }
+
+    fn version(&self, id: VersionId) -> Result<Version, Error> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        let found = match known {
+            Some(version) => Some(version),
+            None => self.store.version_of(id)?,
+        };
+        let version = found.ok_or_else(|| Error::NoVersion { name: "?".to_owned(), version: id.to_string() })?;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id, version.clone());
+        Ok(version)
+    }
+
+    fn manifest(&self, version: &Version) -> Result<(VersionId, Manifest), Error> {
+        let signed = self.store.manifest(version)?;
+        Ok((signed.version(), signed.verify(&self.key)?))
+    }
+}
+
+/// The routes of this subject.
+pub fn routes(images: Images) -> Table {
+    let edit = Access::Person(Capability::EditImage);
+    let read = Access::Person(Capability::Read);
+    Routes::new()
+        .get("/link/v1/versions/{version}/manifest", Access::Machine, "The signed manifest of a version", get_manifest)
+        .get("/link/v1/versions/{version}/places", Access::Machine, "Where the chunks of a version lie", get_places)
+        .get("/link/v1/packs/{pack}", Access::Machine, "Bytes of a pack, as they lie; one range", get_pack)
+        .get("/api/v1/images", read, "All images with their versions and tags", list)
+        .get("/api/v1/images/{name}", read, "One version of an image: NAME, NAME@7, NAME@prod", show)
+        .put("/api/v1/images/{name}/tags/{tag}", edit, "Makes a tag mean a version", put_tag)
+        .delete("/api/v1/images/{name}/tags/{tag}", edit, "Removes a tag", delete_tag)
+        .delete(
+            "/api/v1/images/{name}",
+            edit,
+            "Removes a version (NAME@7); its chunks go at the next gc",
+            delete_version,
+        )
+        .with_state(images)
+}
+
+async fn get_manifest(State(images): State<Images>, Path(version): Path<VersionId>) -> Result<Response, Problem> {
+    let signed = blocking(move || {
+        let version = images.version(version).map_err(problem)?;
+        images.store.manifest(&version).map_err(problem)
+    })
+    .await?;
+    Ok(octets(signed.as_bytes().to_vec()))
+}
+
+async fn get_places(State(images): State<Images>, Path(version): Path<VersionId>) -> Result<Response, Problem> {
+    let places = blocking(move || {
+        let version = images.version(version).map_err(problem)?;
+        let (_, manifest) = images.manifest(&version).map_err(problem)?;
+        let chunks: Vec<ChunkId> = manifest.extents.iter().map(|extent| extent.chunk).collect();
+        Ok(locations::emit(&images.store.locate(&chunks).map_err(problem)?))
+    })
+    .await?;
+    Ok(octets(places))
+}
+
+fn octets(bytes: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response()
+}
+
+/// Sends bytes of a pack as they lie in the file: no decompression, no check, next to no work.
+async fn get_pack(
+    State(images): State<Images>,
+    Path(pack): Path<PackId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (file, size) = blocking(move || {
+        let file = images.store.pack_file(pack).map_err(problem)?;
+        let size = file.metadata().map_err(|error| problem(Error::read(format!("pack {pack}"))(error)))?.len();
+        Ok((file, size))
+    })
+    .await?;
+    let wanted = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let (status, range) = match wanted.map(|text| parse_range(text, size)) {
+        None => (StatusCode::OK, 0..size),
+        Some(Some(range)) => (StatusCode::PARTIAL_CONTENT, range),
+        Some(None) => {
+            let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("pack {pack} has {size} bytes"));
+            return Ok(([(header::CONTENT_RANGE, format!("bytes */{size}"))], problem).into_response());
+        }
+    };
+    let mut response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::CONTENT_LENGTH, range.end - range.start)
+        .header(header::CACHE_CONTROL, "private, max-age=31536000, immutable");
+    if status == StatusCode::PARTIAL_CONTENT {
+        response = response.header(header::CONTENT_RANGE, format!("bytes {}-{}/{size}", range.start, range.end - 1));
+    }
+    response.body(stream(file, range)).map_err(|error| Problem::internal(error.to_string()))
+}
+
+/// One range of a `Range` header (RFC 9110, 14.1.2); `None` when it cannot be satisfied.
+fn parse_range(text: &str, size: u64) -> Option<Range<u64>> {
+    let (first, last) = text.strip_prefix("bytes=")?.trim().split_once('-')?;
+    let range = match (first, last) {
+        ("", suffix) => size.saturating_sub(suffix.parse().ok()?)..size,
+        (first, "") => first.parse().ok()?..size,
+        (first, last) => first.parse().ok()?..last.parse::<u64>().ok()?.saturating_add(1).min(size),
+    };
+    (range.start < range.end).then_some(range)
+}
+
+fn stream(file: Arc<File>, range: Range<u64>) -> Body {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(PIECES_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        for at in range.clone().step_by(PIECE_BYTES as usize) {
+            let mut bytes = vec![0; (range.end - at).min(PIECE_BYTES) as usize];
+            let read = file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes));
+            let failed = read.is_err();
+            // The receiver is gone when the machine hung up.
+            if sender.blocking_send(read).is_err() || failed {
+                return;
+            }
+        }
+    });
+    Body::from_stream(ReceiverStream::new(receiver))
+}
+
+/// An image in the list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageRow {
+    pub name: String,
+    pub version: u32,
+    pub id: VersionId,
+    pub tags: Vec<String>,
+    pub kind: Kind,
+    pub size: u64,
+    pub content_bytes: u64,
+    pub created: crate::stdx::time::Timestamp,
+}
+
+/// A version with all that its manifest says of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageDetail {
+    #[serde(flatten)]
+    pub row: ImageRow,
+    pub chunks: u64,
+    pub zero_bytes: u64,
+    pub header: Header,
+}
+
+impl Images {
+    /// Every version of every image, newest first within an image.
+    pub fn list(&self) -> Result<Vec<ImageRow>, Error> {
+        let mut rows = Vec::new();
+        for name in self.store.images()? {
+            for version in self.store.versions(&name)?.iter().rev() {
+                rows.push(self.detail(version)?.row);
+            }
+        }
+        Ok(rows)
+    }
+
+    pub fn detail(&self, version: &Version) -> Result<ImageDetail, Error> {
+        let (id, manifest) = self.manifest(version)?;
+        let tags = self.store.tags(&version.name)?;
+        let row = ImageRow {
+            name: version.name.clone(),
+            version: version.number,
+            id,
+            tags: tags.into_iter().filter(|(_, number)| *number == version.number).map(|(tag, _)| tag).collect(),
+            kind: manifest.header.kind,
+            size: manifest.header.size,
+            content_bytes: manifest.content_bytes(),
+            created: manifest.header.created,
+        };
+        let (chunks, zero_bytes) = (manifest.extents.len() as u64, manifest.zero_bytes());
+        Ok(ImageDetail { row, chunks, zero_bytes, header: manifest.header })
+    }
+}
+
+async fn list(State(images): State<Images>) -> Result<Json<Vec<ImageRow>>, Problem> {
+    blocking(move || images.list().map_err(problem)).await.map(Json)
+}
+
+async fn show(State(images): State<Images>, Path(name): Path<String>) -> Result<Json<ImageDetail>, Problem> {
+    blocking(move || {
+        let version = Reference::parse(&name).and_then(|reference| images.store.resolve(&reference));
+        images.detail(&version.map_err(problem)?).map_err(problem)
+    })
+    .await
+    .map(Json)
+}
+
+/// `version` as people type it after the `@`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TagRequest {
+    pub version: String,
+}
+
+async fn put_tag(
+    State(images): State<Images>,
+    Path((name, tag)): Path<(String, String)>,
+    Json(request): Json<TagRequest>,
+) -> Result<StatusCode, Problem> {
+    blocking(move || {
+        let version = Reference::parse(&format!("{name}@{}", request.version))
+            .and_then(|reference| images.store.resolve(&reference))
+            .map_err(problem)?;
+        images.store.tag(&version, &tag).map_err(problem)
+    })
+    .await
+    .map(|()| StatusCode::NO_CONTENT)
+}
+
+async fn delete_tag(
+    State(images): State<Images>,
+    Path((name, tag)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    blocking(move || images.store.remove_tag(&name, &tag).map_err(problem)).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+async fn delete_version(State(images): State<Images>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    blocking(move || {
+        let reference = Reference::parse(&name).map_err(problem)?;
+        if reference.version.is_none() {
+            return Err(Problem::bad_request("say which version to remove").with_hint("write NAME@7"));
+        }
+        let version = images.store.resolve(&reference).map_err(problem)?;
+        images.store.remove_version(&version).map_err(problem)
+    })
+    .await
+    .map(|()| StatusCode::NO_CONTENT)
+}
+
+fn problem(error: Error) -> Problem {
+    let status = match &error {
+        Error::NoImage { .. } | Error::NoVersion { .. } | Error::MissingPack { .. } => StatusCode::NOT_FOUND,
+        Error::BadName { .. } => StatusCode::BAD_REQUEST,
+        Error::Tagged { .. } | Error::Busy(_) => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let problem = Problem::new(status, chain(&error));
+    match error.hint() {
+        Some(hint) => problem.with_hint(hint),
+        None => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_understood_and_impossible_ones_refused() {
+        for (text, range) in [
+            ("bytes=0-9", Some(0..10)),
+            ("bytes=5-5", Some(5..6)),
+            ("bytes=90-", Some(90..100)),
+            ("bytes=-10", Some(90..100)),
+            ("bytes=0-1000", Some(0..100)),
+            ("bytes=100-", None),
+            ("bytes=9-5", None),
+            ("bytes=0-1,5-6", None),
+            ("lines=0-9", None),
+            ("bytes=a-b", None),
+        ] {
+            assert_eq!(parse_range(text, 100), range, "{text}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The appliance's store, as a machine sees it: three resources that are read with GET.
+//!
+//! `/link/v1/versions/SHA256/manifest` the signed manifest · `/link/v1/versions/SHA256/places` where its chunks lie ·
+//! `/link/v1/packs/ID` a pack, by ranges.
+
+use std::collections::HashMap;
+
+use crate::access::signing::PublicKey;
+use crate::imaging::chunk::ChunkId;
+use crate::imaging::error::Error;
+use crate::imaging::manifest::{Extent, MANIFEST_BYTES_MAX, Manifest, Signed, VersionId};
+use crate::imaging::store::format::PackId;
+use crate::imaging::store::locations::{self, LOCATIONS_BYTES_MAX};
+use crate::imaging::store::{ChunkSource, Location};
+use crate::link;
+use crate::link::client::Client;
+
+pub fn manifest_path(version: VersionId) -> String {
+    format!("/link/v1/versions/{version}/manifest")
+}
+
+pub fn places_path(version: VersionId) -> String {
+    format!("/link/v1/versions/{version}/places")
+}
+
+pub fn pack_path(pack: PackId) -> String {
+    format!("/link/v1/packs/{pack}")
+}
+
+/// The packs that an appliance holds of one version.
+pub struct RemoteStore {
+    client: Client,
+    version: VersionId,
+    extents: Vec<Extent>,
+}
+
+impl RemoteStore {
+    /// Fetches the manifest of `version`; it must be that one and signed by the site's `key`.
+    pub fn open(client: Client, version: VersionId, key: &PublicKey) -> Result<(RemoteStore, Manifest), Error> {
+        let bytes = client.get(&manifest_path(version), MANIFEST_BYTES_MAX as u64);
+        let signed = Signed::from_bytes(bytes.map_err(|error| error_of(&client, error))?)?;
+        let manifest = signed.verify(key)?;
+        if signed.version() != version {
+            let reason = format!("asked for version {version}, got {}", signed.version());
+            return Err(Error::Refused { from: client.base().to_owned(), reason });
+        }
+        Ok((RemoteStore { client, version, extents: manifest.extents.clone() }, manifest))
+    }
+}
+
+impl ChunkSource for RemoteStore {
+    fn name(&self) -> String {
+        self.client.base().to_owned()
+    }
+
+    fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bytes = self.client.get(&places_path(self.version), LOCATIONS_BYTES_MAX as u64);
+        let bytes = bytes.map_err(|error| error_of(&self.client, error))?;
+        let places = locations::parse(&bytes, &self.extents)
+            .map_err(|fault| Error::Refused { from: self.name(), reason: fault.to_string() })?;
+        let places: HashMap<ChunkId, Location> =
+            places.into_iter().flatten().map(|place| (place.entry.id, place)).collect();
+        Ok(ids.iter().map(|id| places.get(id).copied()).collect())
+    }
+
+    fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        match self.client.get_range(&pack_path(pack), offset, len as u64) {
+            Err(link::Error::Refused { status: 404, .. }) => Err(Error::MissingPack { pack }),
+            Err(link::Error::Refused { status: 416, .. }) => Err(Error::PackRange { pack, offset, len: len as u64 }),
+            other => other.map_err(|error| error_of(&self.client, error)),
+        }
+    }
+}
+
+fn error_of(client: &Client, error: link::Error) -> Error {
+    let (from, reason) = (client.base().to_owned(), crate::stdx::hint::chain(&error));
+    match error.is_transient() {
+        true => Error::Unreachable { from, reason },
+        false => Error::Refused { from, reason },
+    }
+}
