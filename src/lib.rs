@@ -19,6 +19,8 @@ pub mod api;
 pub mod fleet;
 
 // Boot a machine.
+pub mod dhcp;
+
 #[cfg(feature = "server")]
 pub mod bootenv;
 

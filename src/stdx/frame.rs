@@ -1,0 +1,112 @@
+//! IPv4 datagrams put on a wire for a hardware address, past ARP and routing: the way to reach somebody who has no
+//! address yet.
+
+#![expect(unsafe_code, reason = "neither std nor nix can make a link-layer socket address")]
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::stdx::mac::MacAddr;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const IP_HEADER_BYTES: usize = 20;
+const UDP_HEADER_BYTES: usize = 8;
+
+/// A sender of link-layer datagrams (packet(7), SOCK_DGRAM: the kernel writes the Ethernet header, VLAN tags included).
+/// It receives nothing. Needs CAP_NET_RAW.
+pub struct FrameSocket {
+    socket: OwnedFd,
+}
+
+impl FrameSocket {
+    pub fn open() -> io::Result<FrameSocket> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        Ok(FrameSocket { socket: socket(AddressFamily::Packet, SockType::Datagram, flags, None)? })
+    }
+
+    /// Sends `packet`, an IPv4 datagram with its header, to `mac` out of the interface.
+    pub fn send(&self, packet: &[u8], mac: MacAddr, interface_index: u32) -> io::Result<()> {
+        let mut hardware = [0; 8];
+        hardware[..6].copy_from_slice(&mac.0);
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: ETHERTYPE_IPV4.to_be(),
+            sll_ifindex: i32::try_from(interface_index).unwrap_or(0),
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: hardware,
+        };
+        // SAFETY: both pointers are to live values and carry their exact lengths; the kernel only reads through them.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                packet.as_ptr().cast(),
+                packet.len(),
+                0,
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// An IPv4 datagram with UDP (RFC 791, RFC 768), its checksums filled in. `payload` has at most 65507 bytes.
+pub fn udp_datagram(source: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    let udp_len = (UDP_HEADER_BYTES + payload.len()) as u16;
+    let mut packet = Vec::with_capacity(IP_HEADER_BYTES + usize::from(udp_len));
+    packet.extend([0x45, 0]); // version 4, 5 words of header
+    packet.extend((IP_HEADER_BYTES as u16 + udp_len).to_be_bytes());
+    packet.extend([0, 0, 0x40, 0]); // don't fragment
+    packet.extend([64, 17, 0, 0]); // hops, UDP, checksum to come
+    packet.extend(source.ip().octets());
+    packet.extend(to.ip().octets());
+    let checksum = internet_checksum(&[&packet]);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet.extend(source.port().to_be_bytes());
+    packet.extend(to.port().to_be_bytes());
+    packet.extend(udp_len.to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(payload);
+    let checksum = match udp_checksum(*source.ip(), *to.ip(), &packet[IP_HEADER_BYTES..]) {
+        0 => 0xffff, // RFC 768: zero means "no checksum"
+        checksum => checksum,
+    };
+    packet[26..28].copy_from_slice(&checksum.to_be_bytes());
+    packet
+}
+
+fn udp_checksum(source: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
+    let [high, low] = (segment.len() as u16).to_be_bytes();
+    internet_checksum(&[&source.octets(), &to.octets(), &[0, 17, high, low], segment])
+}
+
+/// RFC 1071 over parts of even length (the last may be odd). A valid datagram sums to 0.
+fn internet_checksum(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let mut sum: u32 = words.map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_a_datagram_are_those_that_a_receiver_computes() {
+        let (source, to) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 9));
+        for payload in [&b"odd"[..], b"even"] {
+            let packet = udp_datagram(SocketAddrV4::new(source, 67), SocketAddrV4::new(to, 68), payload);
+            assert_eq!(internet_checksum(&[&packet[..20]]), 0);
+            assert_eq!(udp_checksum(source, to, &packet[20..]), 0);
+            assert_eq!(packet.len(), 28 + payload.len());
+        }
+    }
+}
