@@ -22,6 +22,9 @@ pub mod fleet;
 pub mod dhcp;
 
 #[cfg(feature = "server")]
+pub mod pxe;
+
+#[cfg(feature = "server")]
 pub mod bootenv;
 
 // Put a system on a machine.

@@ -12,6 +12,8 @@
 //! identifier in replies). docs/rfc.md names the test of each clause, docs/boot.md tells the exchange as a story.
 
 #[cfg(feature = "server")]
+pub mod db;
+#[cfg(feature = "server")]
 pub mod lease;
 pub mod packet;
 #[cfg(feature = "server")]
@@ -24,7 +26,5 @@ pub mod request;
 pub mod scope;
 #[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "server")]
-pub mod db;
 #[cfg(feature = "server")]
 pub mod socket;

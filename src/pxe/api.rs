@@ -1,0 +1,156 @@
+//! Scripts and boot files over HTTP, for firmware, iPXE and GRUB.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::Deserialize;
+
+use crate::api::{Access, Problem, Routes, Table};
+use crate::fleet::directory::Directory;
+use crate::pxe::boot::{Boot, Config, decide};
+use crate::pxe::client::Client;
+use crate::pxe::local::{BootFiles, Content};
+use crate::pxe::script;
+use crate::stdx::mac::MacAddr;
+
+/// What the boot routes and the names of TFTP look into.
+#[derive(Clone)]
+pub struct Netboot {
+    pub directory: Arc<Directory>,
+    pub config: Arc<Config>,
+    pub files: Arc<BootFiles>,
+    /// Our address, where a request does not say which of them it came to.
+    pub address: Ipv4Addr,
+}
+
+const FIRMWARE_CANNOT: &str = "firmware has no credentials; what it gets is the same for everybody and holds no secret";
+
+pub fn routes(netboot: Netboot) -> Table {
+    Routes::new()
+        .get("/boot/ipxe", Access::Boot(FIRMWARE_CANNOT), "The iPXE script of the machine that asks", ipxe)
+        .get("/boot/files/{*name}", Access::Boot(FIRMWARE_CANNOT), "A boot file", file)
+        .with_state(netboot)
+}
+
+#[derive(Deserialize)]
+struct IpxeQuery {
+    #[serde(default)]
+    mac: String,
+    #[serde(default)]
+    uuid: String,
+    #[serde(default)]
+    arch: String,
+    #[serde(default)]
+    platform: String,
+}
+
+async fn ipxe(State(netboot): State<Netboot>, headers: HeaderMap, Query(query): Query<IpxeQuery>) -> Response {
+    let mac: Option<MacAddr> = query.mac.parse().ok();
+    let client = Client::from_ipxe(mac, Some(&query.uuid), &query.arch, &query.platform);
+    let assignment = netboot.directory.assignment(client.mac, client.uuid.as_deref());
+    let boot = decide(&client, &assignment, &netboot.config);
+    let server = asked_address(&headers).unwrap_or(netboot.address);
+    let text = match &boot {
+        Boot::BootEnvironment { kernel, .. } if netboot.files.content(kernel).is_none() => {
+            script::ipxe_without_files(&netboot.config, server)
+        }
+        boot => script::ipxe(boot, &client, &netboot.config, server),
+    };
+    tracing::info!(mac = query.mac.escape_debug().to_string(), firmware = %client.firmware, "script: {boot:?}");
+    answer(Bytes::from(text), "text/plain; charset=utf-8")
+}
+
+/// The address that the client used to reach us: right on each of several interfaces.
+fn asked_address(headers: &HeaderMap) -> Option<Ipv4Addr> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    host.split(':').next()?.parse().ok()
+}
+
+async fn file(
+    State(netboot): State<Netboot>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let content = netboot.files.content(&name).ok_or_else(|| {
+        Problem::not_found(format!("there is no boot file `{}`", name.escape_debug()))
+            .with_hint("`remint boot build` makes them")
+    })?;
+    Ok(match range(&headers, content.len() as u64) {
+        Some((start, end)) => partial(content, start, end),
+        None => answer(Bytes::from_owner(content), "application/octet-stream"),
+    })
+}
+
+fn answer(body: Bytes, kind: &'static str) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response
+}
+
+fn partial(content: Content, start: u64, end: u64) -> Response {
+    let total = content.len();
+    let body = Bytes::from_owner(content).slice(start as usize..=end as usize);
+    let mut response = answer(body, "application/octet-stream");
+    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    if let Ok(value) = HeaderValue::from_str(&format!("bytes {start}-{end}/{total}")) {
+        response.headers_mut().insert(header::CONTENT_RANGE, value);
+    }
+    response
+}
+
+/// First and last byte of a `Range` with one range that the file can satisfy (RFC 9110 section 14.1.2); anything else is
+/// answered with the whole file, as that RFC allows.
+fn range(headers: &HeaderMap, size: u64) -> Option<(u64, u64)> {
+    let (first, last) = headers.get(header::RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+    let last_byte = size.checked_sub(1)?;
+    let (start, end) = match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(start), Ok(end)) => (start, end.min(last_byte)),
+        (Ok(start), Err(_)) if last.is_empty() => (start, last_byte),
+        (Err(_), Ok(suffix)) if first.is_empty() && suffix > 0 => (size.saturating_sub(suffix), last_byte),
+        _ => return None,
+    };
+    (start <= end).then_some((start, end))
+}
+
+/// What TFTP clients get for a name: the table of boot files, and the scripts that are made for them.
+pub fn tftp_lookup(netboot: Netboot) -> Arc<crate::pxe::tftp::socket::Lookup> {
+    Arc::new(move |name, _client| match name.trim_start_matches('/') {
+        "autoexec.ipxe" => Some(script::autoexec(&netboot.config, netboot.address).into_bytes().into()),
+        name => netboot.files.content(name),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_served_where_they_can_be_and_ignored_elsewhere() {
+        let check = |value: &'static str, expect| {
+            let headers = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static(value))]);
+            assert_eq!(range(&headers, 100), expect, "{value}");
+        };
+        check("bytes=0-9", Some((0, 9)));
+        check("bytes=90-", Some((90, 99)));
+        check("bytes=-10", Some((90, 99)));
+        check("bytes=90-900", Some((90, 99)));
+        check("bytes=-900", Some((0, 99)));
+        for refused in ["bytes=100-", "bytes=9-3", "bytes=-0", "bytes=-", "lines=0-9", "bytes=0-1,5-6", "bytes=a-b"] {
+            check(refused, None);
+        }
+        assert_eq!(range(&HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static("bytes=0-"))]), 0), None);
+    }
+
+    #[test]
+    fn the_address_is_the_one_that_the_client_used() {
+        let asked = |host| asked_address(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]));
+        assert_eq!(asked("10.0.0.1:8080"), Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(asked("10.0.0.1"), Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(asked("remint.example"), None);
+    }
+}

@@ -1,0 +1,151 @@
+//! The boot files: one folder, read into memory, found by name in a table.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+/// A folder deeper than this holds no boot files (`grub/x86_64-efi/command.lst` is the deepest there is).
+const DEPTH_MAX: usize = 3;
+/// More than any boot environment with all its firmware files needs; a larger folder is a mistake.
+const BYTES_MAX: u64 = 2 << 30;
+
+/// The content of a boot file, shared by all transfers.
+pub type Content = Arc<[u8]>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("read the boot file {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{folder} holds more than 2 GiB: that is no folder of boot files")]
+    TooLarge { folder: PathBuf },
+}
+
+/// The table. It follows the folder: when the folder is replaced (a new boot environment was built) the next look-up
+/// reads it anew, and transfers under way keep what they have.
+pub struct BootFiles {
+    folder: PathBuf,
+    table: RwLock<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    files: BTreeMap<String, Content>,
+    stamp: Option<Stamp>,
+}
+
+/// What changes when the folder is replaced: the time and the file it is.
+type Stamp = (SystemTime, u64);
+
+impl BootFiles {
+    /// A folder that does not exist yet is an empty table.
+    pub fn open(folder: &Path) -> Result<BootFiles, Error> {
+        let files = BootFiles { folder: folder.to_owned(), table: RwLock::default() };
+        files.refresh()?;
+        Ok(files)
+    }
+
+    /// The file of this name. Leading slashes are ignored (GRUB and shim send one or two) and backslashes are slashes
+    /// (some firmware); any other name than those in the table is unknown.
+    pub fn content(&self, name: &str) -> Option<Content> {
+        if let Err(error) = self.refresh() {
+            tracing::error!("{}", crate::stdx::hint::chain(&error));
+        }
+        let name = name.trim_start_matches(['/', '\\']).replace('\\', "/");
+        self.table.read().unwrap_or_else(PoisonError::into_inner).files.get(&name).cloned()
+    }
+
+    /// (name, bytes) of each file.
+    pub fn list(&self) -> Vec<(String, u64)> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.files.iter().map(|(name, content)| (name.clone(), content.len() as u64)).collect()
+    }
+
+    fn refresh(&self) -> Result<(), Error> {
+        let stamp = stamp(&self.folder);
+        if stamp == self.table.read().unwrap_or_else(PoisonError::into_inner).stamp {
+            return Ok(());
+        }
+        let mut files = BTreeMap::new();
+        if stamp.is_some() {
+            let mut left = BYTES_MAX;
+            read_folder(&self.folder, "", DEPTH_MAX, &mut left, &mut files)?;
+        }
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Table { files, stamp };
+        Ok(())
+    }
+}
+
+fn stamp(folder: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::metadata(folder).ok()?;
+    Some((metadata.modified().ok()?, metadata.ino()))
+}
+
+fn read_folder(
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    left: &mut u64,
+    files: &mut BTreeMap<String, Content>,
+) -> Result<(), Error> {
+    let fault = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Read { path, source }
+    };
+    for entry in fs::read_dir(folder).map_err(fault(folder))? {
+        let entry = entry.map_err(fault(folder))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let metadata = fs::metadata(&path).map_err(fault(&path))?;
+        let name = format!("{prefix}{name}");
+        if metadata.is_dir() && depth > 1 {
+            read_folder(&path, &format!("{name}/"), depth - 1, left, files)?;
+        } else if metadata.is_file() {
+            let too_large = || Error::TooLarge { folder: folder.to_owned() };
+            *left = left.checked_sub(metadata.len()).ok_or_else(too_large)?;
+            files.insert(name, fs::read(&path).map_err(fault(&path))?.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_and_never_made_into_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let current = folder.path().join("current");
+        fs::create_dir_all(current.join("grub")).unwrap();
+        fs::write(folder.path().join("secret"), "secret").unwrap();
+        fs::write(current.join("vmlinuz"), "kernel").unwrap();
+        fs::write(current.join("grub/grub.cfg"), "menu").unwrap();
+        let files = BootFiles::open(&current).unwrap();
+        for name in ["vmlinuz", "/vmlinuz", "//vmlinuz", "\\vmlinuz"] {
+            assert_eq!(files.content(name).as_deref(), Some(&b"kernel"[..]), "{name}");
+        }
+        assert_eq!(files.content("grub\\grub.cfg").as_deref(), Some(&b"menu"[..]));
+        for name in ["../secret", "grub/../vmlinuz", "grub", "", "/", "vmlinuz/", "./vmlinuz", "VMLINUZ", "vmlinuz\0"] {
+            assert!(files.content(name).is_none(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_replaced_is_read_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let current = folder.path().join("current");
+        let files = BootFiles::open(&current).unwrap();
+        assert!(files.content("vmlinuz").is_none());
+        for content in ["one", "two"] {
+            let next = folder.path().join(content);
+            fs::create_dir(&next).unwrap();
+            fs::write(next.join("vmlinuz"), content).unwrap();
+            let _ = fs::remove_file(&current);
+            std::os::unix::fs::symlink(&next, &current).unwrap();
+            assert_eq!(files.content("vmlinuz").as_deref(), Some(content.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What iPXE and GRUB are told, as text.
+//!
+//! A technician reads these on a screen, so each failure says what failed and what is tried next. Nothing secret is in
+//! them: anybody on the network can ask for any script.
+
+use std::net::Ipv4Addr;
+
+use crate::pxe::boot::{Boot, Config};
+use crate::pxe::client::{Client, Firmware};
+use crate::stdx::mac::MacAddr;
+
+/// The card that iPXE opened last, for scripts that are the same for all machines.
+const ANY_MAC: &str = "${netX/mac}";
+
+/// Where iPXE finds the script of its machine. iPXE fills in the settings in braces when it opens the URL. Never longer
+/// than the 127 bytes of the DHCP header's `file`.
+pub fn url(config: &Config, server: Ipv4Addr, mac: Option<MacAddr>) -> String {
+    let mac = mac.map_or(ANY_MAC.to_owned(), |mac| mac.to_string());
+    let base = config.http_base(server);
+    format!("{base}/boot/ipxe?mac={mac}&uuid=${{uuid}}&arch=${{buildarch}}&platform=${{platform}}")
+}
+
+/// `autoexec.ipxe` at the root of TFTP: iPXE that was loaded by TFTP under UEFI runs it before anything else, which spares
+/// the banner and a second round of DHCP with its wait for proxies.
+pub fn autoexec(config: &Config, server: Ipv4Addr) -> String {
+    let url = url(config, server, None);
+    format!(
+        "#!ipxe
+:retry
+ifconf --configurator dhcp || ifconf || goto failed
+chain {url} && exit ||
+:failed
+echo Remint: no address, or no answer from {server}. Is the cable in, is TCP port {port} open?
+echo Trying again in 5 seconds; Ctrl-B gives a command line.
+prompt --key 0x02 --timeout 5000 && shell ||
+goto retry
+",
+        port = config.http_port
+    )
+}
+
+/// The script that carries out `boot`, for iPXE.
+pub fn ipxe(boot: &Boot, client: &Client, config: &Config, server: Ipv4Addr) -> String {
+    let base = format!("{}/boot/files", config.http_base(server));
+    match boot {
+        Boot::BootEnvironment { kernel, initrd } => {
+            let arguments = kernel_arguments(client, config, server);
+            retried(
+                "load the boot environment",
+                &format!(
+                    "echo Remint: loading the boot environment from {server}
+imgfree
+kernel {base}/{kernel} initrd={initrd} {arguments} || goto failed
+initrd --name {initrd} {base}/{initrd} || goto failed
+boot || goto failed"
+                ),
+            )
+        }
+        Boot::LocalDisk if client.firmware == Firmware::Bios => retried(
+            "start from the first disk",
+            "echo Remint: nothing to do, starting from the local disk
+sanboot --no-describe --drive 0x80 || goto failed",
+        ),
+        // `exit` under UEFI leads to the firmware's setup, not to the next boot option; local.efi finds the disk's loader.
+        Boot::LocalDisk => retried(
+            "find a boot loader on a disk",
+            &format!(
+                "echo Remint: nothing to do, starting from the local disk
+chain --autofree {base}/local.efi || goto failed"
+            ),
+        ),
+        Boot::Nothing(why) => format!("#!ipxe\necho Remint: {why}\nsleep 5\nexit 1\n"),
+        Boot::Program(_) | Boot::Script => format!("#!ipxe\nchain {}\n", url(config, server, client.mac)),
+    }
+}
+
+/// A script that has no boot files to offer says so to the technician who stands before the machine, and asks again.
+pub fn ipxe_without_files(config: &Config, server: Ipv4Addr) -> String {
+    format!(
+        "#!ipxe
+echo Remint: this appliance has no boot environment yet.
+echo On the appliance, run:  remint boot build
+echo Asking again in 10 seconds.
+sleep 10
+chain --replace {}
+",
+        url(config, server, None)
+    )
+}
+
+/// Steps that are tried again for ever, with a way out for whoever stands there.
+fn retried(what: &str, steps: &str) -> String {
+    format!(
+        "#!ipxe
+:retry
+{steps}
+:failed
+echo Remint: failed to {what}; the reason is above.
+echo Trying again in 10 seconds; Ctrl-B gives a command line.
+prompt --key 0x02 --timeout 10000 && shell ||
+goto retry
+"
+    )
+}
+
+/// What the boot environment must know before it can speak: where the appliance is, what to pin, which card it came by.
+fn kernel_arguments(client: &Client, config: &Config, server: Ipv4Addr) -> String {
+    let mut arguments =
+        format!("remint.server={} remint.authority={}", config.https_base(server), config.authority_sha256,);
+    if let Some(mac) = client.mac {
+        arguments.push_str(&format!(" remint.mac={mac}"));
+    }
+    arguments.push_str(&format!(" remint.http={}", config.http_base(server)));
+    if !config.kernel_arguments.is_empty() {
+        arguments.push(' ');
+        arguments.push_str(&config.kernel_arguments);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::directory::Assignment;
+    use crate::pxe::boot::decide;
+
+    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    fn script(architecture: &str, platform: &str, assignment: &Assignment) -> String {
+        let client = Client::from_ipxe(Some(MacAddr([2; 6])), None, architecture, platform);
+        let config = Config { http_port: 8080, authority_sha256: "abcd".into(), ..Config::default() };
+        ipxe(&decide(&client, assignment, &config), &client, &config, SERVER)
+    }
+
+    #[test]
+    fn the_url_of_a_script_fits_into_the_dhcp_header() {
+        let config = Config { http_port: 65535, ..Config::default() };
+        let longest = url(&config, Ipv4Addr::BROADCAST, Some(MacAddr([255; 6])));
+        assert!(longest.len() < 128, "{} bytes: {longest}", longest.len());
+    }
+
+    #[test]
+    fn the_boot_environment_is_told_where_the_appliance_is_and_what_to_pin() {
+        let script = script("x86_64", "efi", &Assignment::Unknown);
+        let kernel = script.lines().find(|line| line.starts_with("kernel ")).unwrap();
+        for part in [
+            "http://10.0.0.1:8080/boot/files/vmlinuz initrd=initrd.img ",
+            " remint.server=https://10.0.0.1:443 ",
+            " remint.authority=abcd ",
+            " remint.mac=02:02:02:02:02:02 ",
+            " console=ttyS0,115200 ",
+        ] {
+            assert!(kernel.contains(part), "{part:?} is not in {kernel:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_with_nothing_to_do_starts_from_its_disk_in_the_way_of_its_firmware() {
+        let disk = Assignment::LocalDisk { machine: "m".into() };
+        assert!(script("i386", "pcbios", &disk).contains("sanboot --no-describe --drive 0x80"));
+        assert!(script("x86_64", "efi", &disk).contains("chain --autofree http://10.0.0.1:8080/boot/files/local.efi"));
+    }
+
+    #[test]
+    fn every_script_tries_again_and_says_so() {
+        for (architecture, platform) in [("i386", "pcbios"), ("x86_64", "efi"), ("arm64", "efi")] {
+            for assignment in [Assignment::Unknown, Assignment::LocalDisk { machine: "m".into() }] {
+                let script = script(architecture, platform, &assignment);
+                assert!(script.starts_with("#!ipxe\n") && script.ends_with("goto retry\n"), "{script}");
+                assert!(script.contains("Trying again"), "{script}");
+            }
+        }
+    }
+}
