@@ -17,7 +17,8 @@ fn content(len: usize) -> Content {
 /// What it received, and the retries of the server.
 fn transfer(len: usize, block_bytes: u16, window: u16, fate: &mut impl FnMut() -> u8) -> (Vec<u8>, u32) {
     let mut now = 0;
-    let (mut session, mut step) = Session::open(at(0), &request(Some(block_bytes), Some(window)), content(len), 65464);
+    let open = |now| Session::open(at(now), &request(Some(block_bytes), Some(window)), content(len), 65464);
+    let (mut session, mut step) = open(now);
     let (mut received, mut expected, mut in_window) = (Vec::new(), 1u64, 0);
     for _ in 0..1_000_000 {
         let mut acks = Vec::new();
