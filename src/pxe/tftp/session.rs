@@ -60,7 +60,7 @@ pub struct Session {
     offering: bool,
     proven: bool,
     retries: u32,
-    retries_total: u32,
+    repeats: u32,
     /// Whether this window was started again because of a duplicate acknowledgement.
     restarted: bool,
     round_trip: Option<Duration>,
@@ -102,7 +102,7 @@ impl Session {
             sent: 0,
             proven: false,
             retries: 0,
-            retries_total: 0,
+            repeats: 0,
             restarted: false,
             round_trip: None,
             sent_at: now,
@@ -138,7 +138,7 @@ impl Session {
             return Step::Wait;
         }
         self.retries += 1;
-        self.retries_total += 1;
+        self.repeats += 1;
         let most = if self.proven { RETRIES_MAX } else { UNPROVEN_RETRIES_MAX };
         if self.retries > most {
             return Step::GiveUp;
@@ -164,8 +164,8 @@ impl Session {
         self.content.len() as u64
     }
 
-    pub fn retries(&self) -> u32 {
-        self.retries_total
+    pub fn repeats(&self) -> u32 {
+        self.repeats
     }
 
     pub fn emit_options(&self) -> Vec<u8> {
@@ -203,7 +203,7 @@ impl Session {
             return Step::Wait;
         }
         self.restarted = true;
-        self.retries_total += 1;
+        self.repeats += 1;
         self.send_window(now)
     }
 

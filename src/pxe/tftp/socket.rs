@@ -435,7 +435,7 @@ impl Run {
     }
 
     fn log(&self, peer: SocketAddrV4, name: &str, outcome: &Outcome) {
-        let (done, size, retries) = (self.session.bytes_acknowledged(), self.session.bytes(), self.session.retries());
+        let (done, size, retries) = (self.session.bytes_acknowledged(), self.session.bytes(), self.session.repeats());
         let file = name.escape_debug();
         match outcome {
             Outcome::Complete => tracing::info!(%peer, %file, bytes = size, retries, "tftp: sent"),

@@ -23,7 +23,7 @@ fn transfer(len: usize, block_bytes: u16, window: u16, fate: &mut impl FnMut() -
     for _ in 0..1_000_000 {
         let mut acks = Vec::new();
         match step.clone() {
-            Step::Done => return (received, session.retries()),
+            Step::Done => return (received, session.repeats()),
             Step::GiveUp if !session.is_proven() => {
                 (session, step) = open(now); // the client asks again
                 continue;
@@ -113,7 +113,7 @@ fn options_are_confirmed_within_the_limits_of_the_link() {
     let asked = ReadRequest { size: true, timeout_seconds: Some(3), ..request(Some(8192), Some(200)) };
     let (session, step) = Session::open(at(0), &asked, content(9), 1428);
     assert_eq!(step, Step::SendOptions);
-    assert_eq!(session.emit_options(), b"\0\x06blksize\01428\0tsize\09\0timeout\03\0windowsize\064\0");
+    assert_eq!(session.emit_options(), b"\0\x06blksize\x001428\0tsize\x009\0timeout\x003\0windowsize\x0064\0");
     assert_eq!(session.deadline(), at(3000));
 }
 
