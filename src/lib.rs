@@ -31,3 +31,13 @@ pub mod bootenv;
 pub mod imaging;
 
 pub mod tasksequence;
+
+// Put together.
+#[cfg(feature = "server")]
+pub mod config;
+
+#[cfg(feature = "server")]
+pub mod server;
+
+#[cfg(feature = "server")]
+pub mod cli;

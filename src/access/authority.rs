@@ -90,6 +90,12 @@ impl Authority {
         Ok((key.serialize_pem(), certificate.pem()))
     }
 
+    /// The public key of a request, after its proof of possession was checked.
+    pub fn request_key(request_pem: &str) -> Result<Vec<u8>, Error> {
+        use rcgen::PublicKeyData;
+        Ok(CertificateSigningRequestParams::from_pem(request_pem)?.public_key.der_bytes().to_vec())
+    }
+
     /// A certificate for the key in `request_pem` (its proof of possession is checked) with `machine` as its subject.
     pub fn issue_machine(&self, request_pem: &str, machine: &str, days: i64, now: Timestamp) -> Result<Issued, Error> {
         let request = CertificateSigningRequestParams::from_pem(request_pem)?;

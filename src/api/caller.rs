@@ -12,6 +12,11 @@ use crate::access::Principal;
 #[derive(Clone, Debug)]
 pub struct PeerCertificate(pub Option<std::sync::Arc<[u8]>>);
 
+/// Put into a request by the local entrances only (the control socket of the site folder, a command without an appliance):
+/// whoever can open the site's files is its administrator.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalCaller;
+
 /// The authenticated caller; the gate puts it into each request before the handler runs.
 #[derive(Clone, Debug)]
 pub struct Caller {

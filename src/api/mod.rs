@@ -2,13 +2,17 @@
 //!
 //! A subject's `api.rs` returns [`Routes`]: method, path, what the caller must be allowed, one sentence on what it does,
 //! handler. [`Table`] merges them and is the only way to an axum router, so that no route can be served without its
-//! [`Access`]; a test walks the same table. Errors leave as problem+json (RFC 9457) with a `hint`.
+//! [`Access`]; a test walks the same table. The routes of `access` (login, people, tokens, audit) are here in [`people`],
+//! because `access` lies below this kernel. Errors leave as problem+json (RFC 9457) with a `hint`.
 
 mod caller;
+mod live;
+pub mod people;
 mod problem;
 mod routes;
 
-pub use caller::{Caller, PeerCertificate};
+pub use caller::{Caller, LocalCaller, PeerCertificate};
+pub use live::{Event, Live};
 pub use problem::Problem;
 pub use routes::{Access, RouteInfo, Routes, SESSION_COOKIE, Table};
 

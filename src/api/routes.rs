@@ -11,7 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{Caller, PeerCertificate, Problem, blocking};
+use super::{Caller, LocalCaller, PeerCertificate, Problem, blocking};
 use crate::access::db::{Credentials, Gate};
 use crate::access::{Capability, Principal};
 
@@ -143,6 +143,7 @@ struct Guard {
 async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let principal = match guard.access {
         Access::Boot(_) => Ok(Principal::Anonymous),
+        _ if request.extensions().get::<LocalCaller>().is_some() => Ok(Principal::local()),
         _ => identify(guard.gate.clone(), Brought::from(&request)).await,
     };
     let principal = match principal {

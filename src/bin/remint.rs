@@ -1,3 +1,7 @@
 //! The appliance and its command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    remint::cli::run(std::env::args_os())
+}

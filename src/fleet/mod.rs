@@ -9,11 +9,18 @@
 
 pub mod deployment;
 pub mod directory;
+pub mod enrolment;
 pub mod identity;
 pub mod link;
 pub mod machine;
 pub mod pairing;
 
+#[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
+pub mod collection;
+#[cfg(feature = "server")]
+pub mod db;
 #[cfg(feature = "server")]
 pub mod rule;
 

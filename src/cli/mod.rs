@@ -1,0 +1,87 @@
+//! The command line: one file a subcommand, each parses, calls and prints.
+//!
+//! Commands speak to the people's API, so that all of them work on a far appliance (`--server` with `REMINT_TOKEN`), on
+//! the running appliance of this host (its control socket in the site folder) and on a site whose appliance is not
+//! running (the same router, in this process). [`context::Context::api`] hides which of the three it is. What needs the
+//! site's own files (import of a local image, `serve`, `boot build`) opens the folder.
+//!
+//! Exit status: 0 done, 1 failed (the reason on stderr, one line first, then the hint), 2 wrong usage.
+
+#![expect(clippy::print_stderr, reason = "the edge: what failed goes to stderr")]
+
+pub mod context;
+mod failure;
+pub mod output;
+
+mod collection;
+mod init;
+mod machine;
+mod serve;
+mod token;
+mod user;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use context::{Context, Place};
+pub use failure::Failure;
+
+/// Network-boot appliance: puts an operating system on bare metal and keeps it managed.
+#[derive(Parser)]
+#[command(name = "remint", version, max_term_width = 110, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a site: database, keys, authority
+    Init(init::Arguments),
+    /// Run the appliance: DHCP, TFTP, HTTP, HTTPS, console
+    Serve(serve::Arguments),
+    /// Machines: who is there, who wants in
+    #[command(subcommand)]
+    Machine(machine::Command),
+    /// Named groups of machines
+    #[command(subcommand)]
+    Collection(collection::Command),
+    /// People who may log in
+    #[command(subcommand)]
+    User(user::Command),
+    /// API tokens for programs
+    #[command(subcommand)]
+    Token(token::Command),
+}
+
+/// Runs the command that `arguments` (with the program's name first) ask for.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(usage) => {
+            // Help and version go to stdout and are no failure.
+            let _ = usage.print();
+            return ExitCode::from(if usage.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let context = Context::new(arguments.place);
+    match dispatch(arguments.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Init(arguments) => init::run(&arguments, context),
+        Command::Serve(arguments) => serve::run(arguments, context),
+        Command::Machine(command) => machine::run(command, context),
+        Command::Collection(command) => collection::run(command, context),
+        Command::User(command) => user::run(command, context),
+        Command::Token(command) => token::run(command, context),
+    }
+}

@@ -1,0 +1,131 @@
+//! `remint.toml` as people write it.
+
+use std::net::Ipv4Addr;
+
+use serde::Deserialize;
+
+use crate::fleet::rule::Rule;
+use crate::stdx::mac::MacAddr;
+
+/// The whole file. Unknown keys are refused, so that a typing error is not a silent default.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Written {
+    pub network: Network,
+    pub dhcp: Dhcp,
+    pub boot: Boot,
+    pub enrolment: Enrolment,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// Interface to serve. Default: the only one that is up and has an IPv4 address.
+    pub interface: Option<String>,
+    /// Address that machines are sent to. Default: the first IPv4 address of the interface.
+    pub address: Option<Ipv4Addr>,
+    /// Host names that stand in the appliance's certificate besides its addresses.
+    pub names: Vec<String>,
+    /// Port of plain HTTP: boot files and scripts only, because firmware cannot do better.
+    pub http_port: u16,
+    /// Port of HTTPS: console, API, machines.
+    pub https_port: u16,
+    /// Port of TFTP. Firmware asks at 69 only; another port is for tests.
+    pub tftp_port: u16,
+}
+
+impl Default for Network {
+    fn default() -> Network {
+        Network { interface: None, address: None, names: Vec::new(), http_port: 80, https_port: 443, tftp_port: 69 }
+    }
+}
+
+/// How the appliance takes part in DHCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DhcpMode {
+    /// Beside the network's own server: adds where to boot from and gives no address. Nothing in the network changes.
+    #[default]
+    Proxy,
+    /// The network's only DHCP server: gives addresses and where to boot from.
+    Server,
+    /// No DHCP at all; another server points machines here.
+    Off,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dhcp {
+    /// `proxy` (default), `server` or `off`.
+    pub mode: DhcpMode,
+    /// First and last address that mode `server` gives. Default: the upper half of the interface's network.
+    pub range: Option<[Ipv4Addr; 2]>,
+    /// Seconds that an address is lent for.
+    pub lease_seconds: u32,
+    /// Router that machines are told. Default: none.
+    pub gateway: Option<Ipv4Addr>,
+    /// Name servers that machines are told. Default: none.
+    pub dns: Vec<Ipv4Addr>,
+    /// Domain that machines are told. Default: none.
+    pub domain: Option<String>,
+    /// Addresses that belong to certain machines.
+    pub reservation: Vec<Reservation>,
+}
+
+impl Default for Dhcp {
+    fn default() -> Dhcp {
+        Dhcp {
+            mode: DhcpMode::Proxy,
+            range: None,
+            lease_seconds: 3600,
+            gateway: None,
+            dns: Vec::new(),
+            domain: None,
+            reservation: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    pub mac: MacAddr,
+    pub address: Ipv4Addr,
+}
+
+/// What a machine that nobody knows is given when it boots from the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownMachine {
+    /// It shows its pairing code and waits for approval; its disk is not touched.
+    #[default]
+    BootEnvironment,
+    /// It boots its disk as if Remint were not there.
+    LocalDisk,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Boot {
+    /// `boot-environment` (default) or `local-disk`.
+    pub unknown: UnknownMachine,
+    /// More words for the kernel command line of the boot environment, for instance `console=ttyS1,115200`.
+    pub kernel_arguments: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enrolment {
+    /// A machine in the middle of a run that comes with a new key goes on without being approved again.
+    pub continue_runs: bool,
+    /// Days that a machine's certificate is valid; the agent renews it when a third is left.
+    pub certificate_days: i64,
+    /// Rules that approve machines without a person; the first that fits decides.
+    pub rule: Vec<Rule>,
+}
+
+impl Default for Enrolment {
+    fn default() -> Enrolment {
+        Enrolment { continue_runs: true, certificate_days: 90, rule: Vec::new() }
+    }
+}

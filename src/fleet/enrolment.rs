@@ -1,0 +1,89 @@
+//! Whether a machine that checks in is let in: a decision, nothing else.
+
+use serde::{Deserialize, Serialize};
+
+use super::MachineState;
+
+/// What the site has decided about letting machines in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// A machine in the middle of a run that comes with a new key (its power was cut, its disk is half written) goes on
+    /// without asking again. Off: a person approves it again, with the code on its screen.
+    pub continue_runs: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { continue_runs: true }
+    }
+}
+
+/// What is known of the machine that checks in.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    pub state: MachineState,
+    /// SHA-256 of the public key that was approved last.
+    pub approved_key: Option<&'a str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Give it a certificate for this key; `Some` names what approved it just now.
+    Admit {
+        by: Option<String>,
+    },
+    Wait,
+    Reject {
+        reason: &'static str,
+    },
+}
+
+/// `rule` is the name of the first rule of the site that fits the machine.
+pub fn decide(known: Option<Known<'_>>, key: &str, rule: Option<&str>, policy: &Policy) -> Verdict {
+    let by_rule = || rule.map(|name| Verdict::Admit { by: Some(format!("rule:{name}")) });
+    let Some(known) = known else {
+        return by_rule().unwrap_or(Verdict::Wait);
+    };
+    match known.state {
+        MachineState::Rejected => {
+            Verdict::Reject { reason: "this machine was rejected; `remint machine approve` lets it in after all" }
+        }
+        MachineState::Retired => {
+            Verdict::Reject { reason: "this machine was retired; `remint machine approve` takes it back" }
+        }
+        _ if known.approved_key == Some(key) => Verdict::Admit { by: None },
+        MachineState::Deploying if policy.continue_runs => Verdict::Admit { by: Some("run under way".into()) },
+        _ => by_rule().unwrap_or(Verdict::Wait),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_approved_key_a_rule_or_an_open_run_lets_a_machine_in() {
+        use MachineState::*;
+        let admit = |by: Option<&str>| Verdict::Admit { by: by.map(str::to_owned) };
+        let ask = Policy { continue_runs: false };
+        let default = Policy::default();
+        for (state, approved, rule, policy, expect) in [
+            (None, None, None, &default, Verdict::Wait),
+            (None, None, Some("lab"), &default, admit(Some("rule:lab"))),
+            (Some(Waiting), None, None, &default, Verdict::Wait),
+            (Some(Approved), Some("k"), None, &default, admit(None)),
+            (Some(Managed), Some("old"), None, &default, Verdict::Wait),
+            (Some(Managed), Some("old"), Some("lab"), &default, admit(Some("rule:lab"))),
+            (Some(Deploying), Some("old"), None, &default, admit(Some("run under way"))),
+            (Some(Deploying), Some("old"), None, &ask, Verdict::Wait),
+        ] {
+            let known = state.map(|state| Known { state, approved_key: approved });
+            assert_eq!(decide(known, "k", rule, policy), expect, "{state:?} {approved:?} {rule:?}");
+        }
+        for state in [Rejected, Retired] {
+            let known = Some(Known { state, approved_key: Some("k") });
+            assert!(matches!(decide(known, "k", Some("lab"), &default), Verdict::Reject { .. }));
+        }
+    }
+}

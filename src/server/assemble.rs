@@ -1,0 +1,56 @@
+//! All subjects over one site, and the one table of their routes.
+
+use std::sync::Arc;
+
+use super::site::Site;
+use crate::access::db::Gate;
+use crate::api::people::{self, PeopleState};
+use crate::api::{Live, Table};
+use crate::fleet;
+use crate::fleet::api::{FleetState, Hooks};
+use crate::fleet::db::Fleet;
+use crate::fleet::enrolment::Policy;
+use crate::stdx::hint::Hint;
+
+/// The subjects of a running site.
+pub struct Assembly {
+    pub fleet: Arc<Fleet>,
+    pub live: Live,
+    pub gate: Arc<Gate>,
+    pub table: Table,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Fleet(#[from] fleet::db::Error),
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::Fleet(error) => error.hint(),
+        }
+    }
+}
+
+/// Opens every subject and merges their routes.
+pub fn assemble(site: &Site) -> Result<Assembly, Error> {
+    let live = Live::default();
+    let enrolment = site.written.enrolment.clone();
+    let policy = Policy { continue_runs: enrolment.continue_runs };
+    let fleet = Arc::new(Fleet::open(site.db.clone(), site.clock.clone(), live.clone(), enrolment.rule, policy)?);
+    let gate = Arc::new(Gate { db: site.db.clone(), clock: site.clock.clone() });
+    let hooks = Hooks { hardware: Box::new(|_, _| ()), deploy: Box::new(|_, _| ()) };
+    let fleet_state = FleetState {
+        fleet: fleet.clone(),
+        authority: site.authority.clone(),
+        site_key: site.signing.public(),
+        machine_certificate_days: enrolment.certificate_days,
+        hooks: Arc::new(hooks),
+    };
+    let table = Table::default()
+        .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
+        .merge(fleet::api::routes(fleet_state));
+    Ok(Assembly { fleet, live, gate, table })
+}
