@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::directory::Directory;
 use super::enrolment::{Known, Policy, Verdict, decide};
@@ -140,7 +141,7 @@ impl Fleet {
         let now = self.clock.now();
         let evidence = check_in.identity.clone().bounded();
         let rule = self.rules.iter().find(|rule| rule.matches(&evidence, address));
-        let key = hex::emit(&ring::digest::digest(&ring::digest::SHA256, public_key));
+        let key = hex::emit(&Sha256::digest(public_key));
         let admission = self.db.write(|tx| {
             let known = recognise(tx, &evidence)?;
             let stored_key: Option<String> = match &known {
