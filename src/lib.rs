@@ -41,3 +41,5 @@ pub mod server;
 
 #[cfg(feature = "server")]
 pub mod cli;
+
+pub mod lab;

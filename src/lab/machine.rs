@@ -1,0 +1,232 @@
+//! One QEMU machine: switched on, cut from its power, switched on again with the same disk.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::accelerator::Accelerator;
+use super::console::Console;
+use super::error::Error;
+use super::model::{DiskBus, Firmware, MachineSpec, NetworkCard};
+use super::network::Network;
+use super::qmp::Qmp;
+use super::timeline::Timeline;
+
+/// UEFI firmware and its empty variables, as Debian's `ovmf` lays them.
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+pub struct Machine {
+    pub spec: MachineSpec,
+    /// Its place in the lab, from 0: what its address, tap and identity are counted by.
+    place: usize,
+    folder: PathBuf,
+    accelerator: Accelerator,
+    console: Console,
+    timeline: Timeline,
+    process: Option<Child>,
+}
+
+impl Machine {
+    /// A machine with an empty disk, switched off. Its files are in `folder/NAME`.
+    pub fn create(
+        spec: MachineSpec,
+        place: usize,
+        folder: &Path,
+        network: &Network,
+        accelerator: Accelerator,
+        timeline: &Timeline,
+    ) -> Result<Machine, Error> {
+        let folder = folder.join(&spec.name);
+        fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
+        let disk = folder.join("disk.raw");
+        let made = File::create(&disk).and_then(|file| file.set_len(u64::from(spec.disk_gib) << 30));
+        made.map_err(Error::file(disk))?;
+        if spec.firmware == Firmware::Uefi {
+            fs::copy(OVMF_VARS, folder.join("vars.fd")).map_err(Error::file(OVMF_VARS))?;
+        }
+        network.add_tap(&tap(place))?;
+        let console = Console::new(&folder.join("serial.log"), Some((spec.name.clone(), timeline.clone())))?;
+        Ok(Machine { spec, place, folder, accelerator, console, timeline: timeline.clone(), process: None })
+    }
+
+    pub fn power_on(&mut self, network: &Network) -> Result<(), Error> {
+        self.cut();
+        let mut command = network.command("qemu-system-x86_64");
+        command.args(arguments(&self.spec, self.place, self.accelerator)).current_dir(&self.folder);
+        let log = self.folder.join("qemu.log");
+        let log = File::options().create(true).append(true).open(&log).map_err(Error::file(log))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let _ = fs::remove_file(self.folder.join("qmp"));
+        let mut process = command.spawn().map_err(Error::missing("qemu-system-x86_64"))?;
+        self.console.close(false);
+        if let Some(serial) = process.stdout.take() {
+            let console = self.console.clone();
+            std::thread::spawn(move || {
+                console.read_from(serial);
+                console.close(true);
+            });
+        }
+        self.process = Some(process);
+        self.timeline.add(&self.spec.name, "power on");
+        Ok(())
+    }
+
+    /// Cuts the power: nothing is written or said any more.
+    pub fn cut(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let _ = process.kill();
+        let _ = process.wait();
+        self.timeline.add(&self.spec.name, "power off");
+    }
+
+    /// Presses the power button and waits until the system has shut down; cuts the power when it has not in time.
+    pub fn shut_down(&mut self, limit: Duration) -> Result<(), Error> {
+        self.command("system_powerdown", json!({}))?;
+        let start = Instant::now();
+        while start.elapsed() < limit && self.is_on() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let late = self.is_on();
+        self.cut();
+        let what = || format!("machine {} off", self.spec.name);
+        if late { Err(Error::Late { what: what(), limit, last: "it is still on".to_owned() }) } else { Ok(()) }
+    }
+
+    pub fn is_on(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
+    }
+
+    /// Presses the reset button.
+    pub fn reset(&self) -> Result<(), Error> {
+        self.timeline.add(&self.spec.name, "reset");
+        self.command("system_reset", json!({}))
+    }
+
+    /// A picture of the screen as PNG.
+    pub fn photograph(&self, path: &Path) -> Result<(), Error> {
+        self.command("screendump", json!({ "filename": path, "format": "png" }))
+    }
+
+    fn command(&self, command: &str, arguments: serde_json::Value) -> Result<(), Error> {
+        let done = Qmp::open(&self.folder).and_then(|mut qmp| qmp.execute(command, arguments));
+        let failed = |error: std::io::Error| Error::Qmp { machine: self.spec.name.clone(), message: error.to_string() };
+        done.map(drop).map_err(failed)
+    }
+
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join("disk.raw")
+    }
+
+    /// The serial number in its SMBIOS, by which the appliance's record is found.
+    pub fn serial(&self) -> String {
+        self.spec.serial_at(self.place)
+    }
+
+    /// The name of its cable's end on the bridge.
+    pub fn tap(&self) -> String {
+        tap(self.place)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
+fn tap(place: usize) -> String {
+    format!("tap{place}")
+}
+
+/// QEMU's arguments. File names are relative to the machine's folder.
+fn arguments(spec: &MachineSpec, place: usize, accelerator: Accelerator) -> Vec<String> {
+    let mut list: Vec<String> = Vec::new();
+    let mut add = |parts: &[&str]| list.extend(parts.iter().map(|part| (*part).to_owned()));
+    add(&["-name", &spec.name, "-nodefaults", "-no-user-config", "-accel", accelerator.argument()]);
+    // graphics=off makes SeaBIOS speak on the serial port as well; the screen is still there for photographs.
+    add(&["-M", "q35,graphics=off", "-vga", "std", "-display", "none"]);
+    add(&["-cpu", "max", "-smp", &spec.cpus.to_string(), "-m", &spec.memory_mib.to_string()]);
+    add(&["-serial", "stdio", "-qmp", "unix:qmp,server=on,wait=off"]);
+    let identity = format!("serial={},uuid={}", spec.serial_at(place), spec.uuid_at(place));
+    add(&["-smbios", &format!("type=1,manufacturer=Remint,product=Lab,{identity}")]);
+    if spec.firmware == Firmware::Uefi {
+        add(&["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}")]);
+        add(&["-drive", "if=pflash,format=raw,unit=1,file=vars.fd"]);
+        // Where IPv4 fails, IPv6 would be tried for a minute.
+        add(&["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
+    }
+    add(&["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", tap(place))]);
+    add(&["-device", &network_card(spec, place)]);
+    add(&["-drive", "if=none,id=disk,file=disk.raw,format=raw,cache=unsafe,discard=unmap"]);
+    for device in disk(spec.disk) {
+        add(&["-device", device]);
+    }
+    list
+}
+
+/// The network is always asked first. UEFI has its own driver and PXE for virtio (no ROM); it has none for e1000, which
+/// brings its ROM along.
+fn network_card(spec: &MachineSpec, place: usize) -> String {
+    let mac = spec.mac_at(place);
+    match (spec.network_card, spec.firmware) {
+        (NetworkCard::Virtio, Firmware::Uefi) => format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1,romfile="),
+        (NetworkCard::Virtio, Firmware::Bios) => format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1"),
+        (NetworkCard::E1000, _) => format!("e1000,netdev=net,mac={mac},bootindex=1"),
+    }
+}
+
+fn disk(bus: DiskBus) -> &'static [&'static str] {
+    match bus {
+        DiskBus::Virtio => &["virtio-blk-pci,drive=disk,bootindex=2,serial=LABDISK1"],
+        DiskBus::Nvme => &["nvme,drive=disk,bootindex=2,serial=LABDISK1"],
+        DiskBus::Ahci => &["ide-hd,bus=ide.0,drive=disk,bootindex=2,serial=LABDISK1"],
+    }
+}
+
+/// Starts a machine without network directly from a kernel and waits for `words`: the quickest proof that they fit together.
+pub fn try_kernel(boot: &Path, words: &str, accelerator: Accelerator, limit: Duration) -> Result<Duration, Error> {
+    let folder = boot.to_owned();
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35", "-cpu", "max", "-m", "512"]);
+    command.args(["-accel", accelerator.argument(), "-serial", "stdio", "-append", "console=ttyS0"]);
+    command.arg("-kernel").arg(folder.join("vmlinuz")).arg("-initrd").arg(folder.join("initrd.img"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let start = Instant::now();
+    let mut process = command.spawn().map_err(Error::missing("qemu-system-x86_64"))?;
+    let console = Console::new(Path::new("/dev/null"), None)?;
+    let reader = process.stdout.take().map(|serial| {
+        let console = console.clone();
+        std::thread::spawn(move || console.read_from(serial))
+    });
+    let seen = console.wait_for(super::console::Mark::default(), words, limit);
+    let _ = process.kill();
+    let _ = process.wait();
+    let _ = reader.map(std::thread::JoinHandle::join);
+    seen.map(|_| start.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_of_one_lab_differ_in_address_tap_and_identity() {
+        let spec = MachineSpec::new("a", Firmware::Bios);
+        let (first, second) = (arguments(&spec, 0, Accelerator::Tcg), arguments(&spec, 1, Accelerator::Tcg));
+        let differing: Vec<_> = first.iter().zip(&second).filter(|(a, b)| a != b).map(|(a, _)| a.as_str()).collect();
+        assert_eq!(differing.len(), 3, "{differing:?}");
+        assert!(!first.iter().any(|argument| argument.contains("pflash")));
+        let uefi = arguments(&MachineSpec::new("a", Firmware::Uefi), 0, Accelerator::Kvm);
+        assert!(
+            uefi.iter().any(|argument| argument.contains("pflash")) && uefi.iter().any(|a| a.ends_with("romfile="))
+        );
+    }
+}
