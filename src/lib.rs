@@ -40,6 +40,7 @@ pub mod config;
 pub mod server;
 
 #[cfg(feature = "server")]
-pub mod cli;
-
 pub mod lab;
+
+#[cfg(feature = "server")]
+pub mod cli;

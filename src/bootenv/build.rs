@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
 
 use super::cpio::Archive;
 use super::debian::{Package, Suite, run};
@@ -14,6 +13,7 @@ use super::manifest::{self, FileEntry, Manifest};
 use super::modules::{Flavour, Tables};
 use super::plan::{Plan, Source, VIRTUAL_INITRAMFS_BYTES_MAX};
 use crate::stdx::file::{sync_folder, write_whole};
+use crate::stdx::time::Timestamp;
 
 /// Name of the symbolic link in the output folder to the build that is served.
 pub const CURRENT: &str = "current";
@@ -27,7 +27,7 @@ const LOCAL_EFI_MODULES: &[&str] =
 
 /// Builds and switches `current`. Gives the manifest and the folder of the build. `say` is told of each stage; `now` decides
 /// whether package lists in the cache are still fresh and touches nothing that is built.
-pub fn build(plan: &Plan, now: SystemTime, say: &mut dyn FnMut(&str)) -> Result<(Manifest, PathBuf), Error> {
+pub fn build(plan: &Plan, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<(Manifest, PathBuf), Error> {
     let agent = read_agent(&plan.agent)?;
     fs::create_dir_all(&plan.cache).map_err(Error::file(&plan.cache))?;
     let scratch = Scratch::new(&plan.cache)?;
@@ -67,7 +67,7 @@ fn read_agent(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-fn obtain(source: &Source, cache: &Path, now: SystemTime) -> Result<Package, Error> {
+fn obtain(source: &Source, cache: &Path, now: Timestamp) -> Result<Package, Error> {
     match source {
         Source::File(path) => Package::open(path),
         Source::Archive { package, suite } => Suite::open(suite, cache, now)?.download(package),
@@ -279,17 +279,17 @@ mod tests {
     fn the_same_ingredients_give_the_same_build_and_another_agent_another() {
         let folder = tempfile::tempdir().unwrap();
         let Some(plan) = plan(folder.path()) else { return };
-        let (first, place) = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap();
+        let (first, place) = build(&plan, Timestamp::default(), &mut |_| {}).unwrap();
         let bytes = fs::read(place.join("initrd.img")).unwrap();
         fs::remove_dir_all(&plan.output).unwrap();
-        let (second, _) = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap();
+        let (second, _) = build(&plan, Timestamp::default(), &mut |_| {}).unwrap();
         assert_eq!(first, second);
         assert_eq!(bytes, fs::read(place.join("initrd.img")).unwrap());
         assert_eq!(current(&plan.output), Some(first.clone()));
         assert_eq!(first.file("snponly.efi").map(|file| file.bytes), Some(4));
 
         fs::write(&plan.agent, b"\x7fELF static, newer").unwrap();
-        let (third, _) = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap();
+        let (third, _) = build(&plan, Timestamp::default(), &mut |_| {}).unwrap();
         assert_ne!(third.build, first.build);
         assert_eq!(current(&plan.output), Some(third));
         assert!(fs::read_dir(&plan.cache).unwrap().next().is_none(), "nothing is left of the unpacked packages");
@@ -300,10 +300,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let Some(mut plan) = plan(folder.path()) else { return };
         fs::write(&plan.agent, b"\x7fELF /lib64/ld-linux-x86-64.so.2").unwrap();
-        assert!(matches!(build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}), Err(Error::AgentNotStatic { .. })));
+        assert!(matches!(build(&plan, Timestamp::default(), &mut |_| {}), Err(Error::AgentNotStatic { .. })));
         fs::write(&plan.agent, b"\x7fELF").unwrap();
         plan.kernel = plan.ipxe.clone();
-        let error = build(&plan, SystemTime::UNIX_EPOCH, &mut |_| {}).unwrap_err();
+        let error = build(&plan, Timestamp::default(), &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("vmlinuz"), "{error}");
         assert!(!plan.output.exists(), "nothing is half-published");
     }

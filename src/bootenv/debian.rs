@@ -6,9 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::error::Error;
+use crate::stdx::time::Timestamp;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// How long a suite's package lists are taken for fresh.
@@ -47,7 +48,7 @@ pub struct Suite {
 impl Suite {
     /// `cache` keeps package lists and packages from one build to the next. Lists older than a day are renewed; when that
     /// fails, the old ones serve.
-    pub fn open(name: &str, cache: &Path, now: SystemTime) -> Result<Suite, Error> {
+    pub fn open(name: &str, cache: &Path, now: Timestamp) -> Result<Suite, Error> {
         let view = cache.join("apt").join(name);
         for folder in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(view.join(folder)).map_err(Error::file(&view))?;
@@ -64,13 +65,22 @@ impl Suite {
     /// The package file of `package`, from the cache or downloaded. A meta package such as `linux-image-amd64` gives the
     /// image package it depends on.
     pub fn download(&self, package: &str) -> Result<Package, Error> {
-        let package = self.resolve_meta(package)?;
-        let file = self.cache.join(self.file_name(&package)?);
-        if !file.exists() {
-            let fetch = || run(self.apt("apt-get").args(["-qq", "download", &package]).current_dir(&self.cache));
+        // Asking apt takes seconds; what it said holds as long as its lists do.
+        let answer = self.view.join("resolved").join(package);
+        if let Ok(name) = fs::read_to_string(&answer)
+            && self.cache.join(&name).exists()
+        {
+            return Package::open(&self.cache.join(name));
+        }
+        let resolved = self.resolve_meta(package)?;
+        let name = self.file_name(&resolved)?;
+        if !self.cache.join(&name).exists() {
+            let fetch = || run(self.apt("apt-get").args(["-qq", "download", &resolved]).current_dir(&self.cache));
             fetch().or_else(|_| self.update().and_then(|()| fetch()))?;
         }
-        Package::open(&file)
+        fs::create_dir_all(self.view.join("resolved")).map_err(Error::file(&answer))?;
+        fs::write(&answer, &name).map_err(Error::file(&answer))?;
+        Package::open(&self.cache.join(name))
     }
 
     fn resolve_meta(&self, package: &str) -> Result<String, Error> {
@@ -104,13 +114,16 @@ impl Suite {
 
     fn update(&self) -> Result<(), Error> {
         run(self.apt("apt-get").args(["-qq", "update"]))?;
+        let _ = fs::remove_dir_all(self.view.join("resolved"));
         let stamp = self.view.join("updated");
         fs::write(&stamp, "").map_err(Error::file(stamp))
     }
 
-    fn lists_are_fresh(&self, now: SystemTime) -> bool {
+    fn lists_are_fresh(&self, now: Timestamp) -> bool {
         let written = fs::metadata(self.view.join("updated")).and_then(|stamp| stamp.modified());
-        written.is_ok_and(|then| now.duration_since(then).is_ok_and(|age| age < LISTS_AGE_MAX))
+        let Some(then) = written.ok().and_then(|then| then.duration_since(UNIX_EPOCH).ok()) else { return false };
+        let now = Duration::from_millis(u64::try_from(now.milliseconds()).unwrap_or(0));
+        now.checked_sub(then).is_some_and(|age| age < LISTS_AGE_MAX)
     }
 
     fn has_lists(&self) -> bool {

@@ -13,8 +13,10 @@ pub mod context;
 mod failure;
 pub mod output;
 
+mod boot;
 mod collection;
 mod init;
+mod lab;
 mod machine;
 mod serve;
 mod token;
@@ -44,6 +46,9 @@ enum Command {
     Init(init::Arguments),
     /// Run the appliance: DHCP, TFTP, HTTP, HTTPS, console
     Serve(serve::Arguments),
+    /// The boot environment: kernel, initramfs and boot programs
+    #[command(subcommand)]
+    Boot(boot::Command),
     /// Machines: who is there, who wants in
     #[command(subcommand)]
     Machine(machine::Command),
@@ -56,6 +61,9 @@ enum Command {
     /// API tokens for programs
     #[command(subcommand)]
     Token(token::Command),
+    /// QEMU machines on a private network, for demos and test benches
+    #[command(subcommand)]
+    Lab(lab::Command),
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -79,9 +87,11 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Init(arguments) => init::run(&arguments, context),
         Command::Serve(arguments) => serve::run(arguments, context),
+        Command::Boot(command) => boot::run(command, context),
         Command::Machine(command) => machine::run(command, context),
         Command::Collection(command) => collection::run(command, context),
         Command::User(command) => user::run(command, context),
         Command::Token(command) => token::run(command, context),
+        Command::Lab(command) => lab::run(command, context),
     }
 }

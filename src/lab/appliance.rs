@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::error::Error;
-use super::model::Dhcp;
 use super::network::{INTERFACE, Network};
+use super::scenario::Dhcp;
 use super::timeline::Timeline;
 
 /// An emulated evening on a busy computer; it takes a second otherwise.

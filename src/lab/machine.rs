@@ -10,9 +10,9 @@ use serde_json::json;
 use super::accelerator::Accelerator;
 use super::console::Console;
 use super::error::Error;
-use super::model::{DiskBus, Firmware, MachineSpec, NetworkCard};
 use super::network::Network;
 use super::qmp::Qmp;
+use super::scenario::{DiskBus, Firmware, MachineSpec, NetworkCard};
 use super::timeline::Timeline;
 
 /// UEFI firmware and its empty variables, as Debian's `ovmf` lays them.
@@ -165,7 +165,7 @@ fn arguments(spec: &MachineSpec, place: usize, accelerator: Accelerator) -> Vec<
     }
     add(&["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", tap(place))]);
     add(&["-device", &network_card(spec, place)]);
-    add(&["-drive", "if=none,id=disk,file=disk.raw,format=raw,cache=unsafe,discard=unmap"]);
+    add(&["-drive", "if=none,id=disk,file=disk.raw,format=raw,cache.no-flush=on,discard=unmap"]);
     for device in disk(spec.disk) {
         add(&["-device", device]);
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::error::Error;
-use super::model::Dhcp;
+use super::scenario::Dhcp;
 use crate::stdx::mac::MacAddr;
 
 /// The appliance's address.

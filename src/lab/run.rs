@@ -11,8 +11,8 @@ use super::accelerator::Accelerator;
 use super::appliance::Appliance;
 use super::error::Error;
 use super::machine::Machine;
-use super::model::Scenario;
 use super::network::{APPLIANCE, Network};
+use super::scenario::Scenario;
 use super::timeline::{Event, Timeline};
 
 const HTTPS_PORT: u16 = 443;
