@@ -32,6 +32,17 @@ pub mod imaging;
 
 pub mod tasksequence;
 
+// Look after it.
+pub mod inventory;
+
+pub mod software;
+
+#[cfg(feature = "agent")]
+pub mod agent;
+
+#[cfg(feature = "agent")]
+pub mod ramdisk;
+
 // Put together.
 #[cfg(feature = "server")]
 pub mod config;

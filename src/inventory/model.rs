@@ -1,0 +1,221 @@
+//! Hardware and software as they travel and are stored.
+//!
+//! All of it is said by the machine, so all of it may be wrong: strings are bounded and without control characters when
+//! they leave `bounded`, lists have a limit that is far above any real machine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stdx::mac::MacAddr;
+
+/// Longest text in inventory. The longest that firmware really gives are product names of some 64 characters.
+pub const TEXT_CHARACTERS_MAX: usize = 256;
+/// Most entries of one kind of device.
+pub const DEVICES_MAX: usize = 1024;
+/// Most packages of one machine: a full desktop has 4,000.
+pub const PACKAGES_MAX: usize = 20_000;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hardware {
+    /// As `uname -m` says: `x86_64`.
+    pub architecture: String,
+    pub system: System,
+    pub board: Board,
+    pub chassis: Chassis,
+    pub firmware: Firmware,
+    pub processor: Processor,
+    pub memory: Memory,
+    pub disks: Vec<Disk>,
+    pub adapters: Vec<Adapter>,
+    pub pci: Vec<PciDevice>,
+    pub usb: Vec<UsbDevice>,
+    pub tpm: Option<Tpm>,
+    pub batteries: Vec<Battery>,
+}
+
+/// SMBIOS type 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct System {
+    pub manufacturer: Option<String>,
+    pub product: Option<String>,
+    pub version: Option<String>,
+    pub serial: Option<String>,
+    pub uuid: Option<String>,
+    pub sku: Option<String>,
+    pub family: Option<String>,
+}
+
+/// SMBIOS type 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Board {
+    pub manufacturer: Option<String>,
+    pub product: Option<String>,
+    pub version: Option<String>,
+    pub serial: Option<String>,
+    pub asset_tag: Option<String>,
+}
+
+/// SMBIOS type 3.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Chassis {
+    pub manufacturer: Option<String>,
+    /// The enumeration of SMBIOS 7.4.1: 3 is a desktop, 9 a laptop, 10 a notebook, 23 a rack mount.
+    pub kind: Option<u8>,
+    pub serial: Option<String>,
+    pub asset_tag: Option<String>,
+}
+
+/// SMBIOS type 0, and how the machine was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Firmware {
+    /// `uefi` or `bios`.
+    pub kind: String,
+    pub vendor: Option<String>,
+    pub version: Option<String>,
+    pub date: Option<String>,
+    /// `None` where the firmware has no such thing.
+    pub secure_boot: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Processor {
+    pub vendor: Option<String>,
+    pub model: Option<String>,
+    pub sockets: u32,
+    pub cores: u32,
+    pub threads: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// What the kernel has to give, a little less than what is plugged in.
+    pub total_bytes: u64,
+    pub modules: Vec<MemoryModule>,
+}
+
+/// SMBIOS type 17; empty slots are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryModule {
+    pub slot: Option<String>,
+    pub bytes: u64,
+    /// `DDR4`
+    pub kind: Option<String>,
+    pub mega_transfers: Option<u32>,
+    pub manufacturer: Option<String>,
+    pub serial: Option<String>,
+    pub part: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Disk {
+    /// The kernel's name for it, `sda`; it changes with the order of discovery.
+    pub name: String,
+    pub bytes: u64,
+    pub sector_bytes: u32,
+    pub model: Option<String>,
+    pub serial: Option<String>,
+    pub wwn: Option<String>,
+    pub firmware: Option<String>,
+    pub rotational: bool,
+    pub removable: bool,
+    /// `nvme`, `sata`, `sas`, `usb`, `virtio`, `mmc` or `scsi`.
+    pub transport: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Adapter {
+    pub name: String,
+    pub mac: Option<MacAddr>,
+    /// The maker's address, where the driver tells it.
+    pub permanent_mac: Option<MacAddr>,
+    pub driver: Option<String>,
+    pub link: bool,
+    pub megabits: Option<u32>,
+    /// `pci`, `usb` or `virtio`.
+    pub bus: Option<String>,
+    /// Where it is plugged in: `0000:00:02.0`.
+    pub address: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PciDevice {
+    /// `0000:00:1f.2`
+    pub address: String,
+    /// Six hexadecimal digits: class, subclass, programming interface.
+    pub class: String,
+    pub vendor: String,
+    pub device: String,
+    pub subsystem_vendor: String,
+    pub subsystem_device: String,
+    pub revision: String,
+    pub driver: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsbDevice {
+    /// Bus and ports: `1-4.2`.
+    pub address: String,
+    pub vendor: String,
+    pub device: String,
+    pub manufacturer: Option<String>,
+    pub product: Option<String>,
+    pub serial: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tpm {
+    /// `1.2` or `2.0`.
+    pub version: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Battery {
+    pub name: String,
+    pub manufacturer: Option<String>,
+    pub model: Option<String>,
+    pub serial: Option<String>,
+    pub cycles: Option<u32>,
+    /// What it holds when full, as a share of what it was made for.
+    pub health_percent: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Software {
+    pub os: Os,
+    pub packages: Vec<Package>,
+}
+
+/// os-release(5) and uname(2).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Os {
+    pub id: String,
+    pub version: String,
+    pub name: String,
+    pub kernel: String,
+    pub hostname: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Package {
+    /// `deb` or `rpm`.
+    pub manager: String,
+    pub name: String,
+    pub version: String,
+    pub architecture: String,
+}

@@ -1,0 +1,116 @@
+//! The first process: mounts, starts the worker, reaps, and restarts the machine when the worker is done or dead.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::wait::{WaitStatus, wait};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::terminal::Terminal;
+
+/// Where the worker's standard error goes: a panic's message, the runtime's last words.
+const LAST_WORDS: &str = "/run/worker.stderr";
+/// How long the reason of a failure stays on the screen before the machine restarts by itself.
+const RESTART_AFTER: Duration = Duration::from_secs(120);
+
+/// Runs as process 1 and never returns: whatever fails is shown, and then the machine restarts.
+pub fn main() -> ! {
+    let mounted = mount_all();
+    let consoles = open_standard_streams();
+    let terminal = Terminal::open(Path::new("/sys"), Path::new("/dev"), super::terminal::Painting::OnDemand);
+    let outcome = mounted.and(consoles).and_then(|()| supervise());
+    if let Err(reason) = outcome {
+        terminal.trouble(format!("go on: {reason}"), Some(hint()));
+        terminal.wait_for_enter(RESTART_AFTER);
+    }
+    restart()
+}
+
+fn hint() -> String {
+    format!("press Enter to restart this machine; it restarts by itself in {} seconds", RESTART_AFTER.as_secs())
+}
+
+/// Starts the worker and waits for it; `Ok` when it wants the machine to restart.
+fn supervise() -> io::Result<()> {
+    let last_words = File::create(LAST_WORDS)?;
+    let worker = Command::new("/proc/self/exe").arg("ramdisk").stdin(Stdio::null()).stderr(last_words).spawn()?;
+    let worker = Pid::from_raw(worker.id().cast_signed());
+    let why = loop {
+        match wait() {
+            Ok(WaitStatus::Exited(pid, 0)) if pid == worker => return Ok(()),
+            Ok(WaitStatus::Exited(pid, code)) if pid == worker => break format!("ended with code {code}"),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == worker => break format!("was ended by {signal}"),
+            Err(Errno::ECHILD) => break "is gone".to_owned(),
+            Ok(_) | Err(_) => {}
+        }
+    };
+    let words = fs::read(LAST_WORDS).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words[words.len().saturating_sub(600)..]).trim().replace('\n', " ");
+    Err(io::Error::other(format!("the boot environment's worker {why}. {words}")))
+}
+
+/// Flushes what was written and restarts. Where the kernel refuses (a container), waits for ever: the first process
+/// must not end.
+pub fn restart() -> ! {
+    nix::unistd::sync();
+    let _ = reboot(RebootMode::RB_AUTOBOOT);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Mounts what programs expect. What the kernel mounted already (`CONFIG_DEVTMPFS_MOUNT`) is fine.
+fn mount_all() -> io::Result<()> {
+    let nothing = MsFlags::empty();
+    let no_programs = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    for (kind, target, flags) in [
+        ("devtmpfs", "/dev", MsFlags::MS_NOSUID),
+        ("proc", "/proc", no_programs),
+        ("sysfs", "/sys", no_programs),
+        ("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
+        ("tmpfs", "/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
+        ("devpts", "/dev/pts", nothing),
+    ] {
+        fs::create_dir_all(target)?;
+        match mount(Some(kind), target, Some(kind), flags, None::<&str>) {
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(error) => return Err(io::Error::other(format!("mount {target}: {error}"))),
+        }
+    }
+    link_modprobe()
+}
+
+/// The kernel asks `/sbin/modprobe` for file systems and protocols; that is this program too.
+fn link_modprobe() -> io::Result<()> {
+    fs::create_dir_all("/sbin")?;
+    match std::os::unix::fs::symlink("/init", "/sbin/modprobe") {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// EFI variables, where the firmware has them. Called after the drivers, one of which may be efivarfs.
+pub fn mount_efivars() {
+    const FOLDER: &str = "/sys/firmware/efi/efivars";
+    if Path::new(FOLDER).exists() {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        // Without them a step that needs them says so itself.
+        let _ = mount(Some("efivarfs"), FOLDER, Some("efivarfs"), flags, None::<&str>);
+    }
+}
+
+/// An initramfs without `/dev/console` starts its first process with no open files at all.
+fn open_standard_streams() -> io::Result<()> {
+    let open = |path: &str| OpenOptions::new().read(true).write(true).open(path);
+    let console = open("/dev/console").or_else(|_| open("/dev/null"))?;
+    dup2_stdin(&console)?;
+    dup2_stdout(&console)?;
+    dup2_stderr(&console)?;
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! The worker of the boot environment: drivers, network, check-in, and then the run.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::cmdline::{self, Arguments};
+use super::plug::Plug;
+use super::screen::Event;
+use super::terminal::{Painting, Terminal};
+use super::{init, network};
+use crate::agent::enrol::{self, Applicant, Enrolled, KeyError, MachineKey, Waiting};
+use crate::fleet::link::Stage;
+use crate::inventory::hardware;
+use crate::link;
+use crate::link::client::{Client, fetch_authority, patiently};
+use crate::stdx::backoff::Backoff;
+use crate::stdx::hex;
+use crate::stdx::hint::{Hint, chain};
+use crate::stdx::mac::MacAddr;
+use crate::tasksequence::host::Place;
+use crate::tasksequence::link::{FetchRun, RunOrder};
+
+/// How often a machine without a run asks for one.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long a failure that only a restart can mend stays on the screen.
+const READING_TIME: Duration = Duration::from_secs(60);
+
+/// Carries out everything between power on and restart. Returns when the machine is to restart.
+pub fn main() {
+    let terminal = Terminal::open(Path::new("/sys"), Path::new("/dev"), Painting::Continuous);
+    let mut plug = Plug::new(terminal.clone());
+    terminal.activity("Loading drivers");
+    plug.plug();
+    init::mount_efivars();
+    let arguments = arguments(&terminal);
+    terminal.show(Event::Server(arguments.server.clone()));
+    let hardware = hardware::collect(Path::new("/"));
+    terminal.show(Event::Machine(hardware::describe(&hardware)));
+    let (card, _) = network::connect(&terminal, arguments.mac, || plug.plug());
+    if let Err(error) = work(&terminal, &arguments, card.mac) {
+        terminal
+            .trouble(chain(error.as_ref()), Some("press Enter to restart the machine; it restarts by itself".into()));
+        terminal.wait_for_enter(READING_TIME);
+    }
+    terminal.activity("Restarting");
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<(), Failure> {
+    let authority_pem = authority(terminal, arguments)?;
+    let enrolled = check_in(terminal, &Client::new(&arguments.server, &authority_pem, None)?, card)?;
+    let client = Client::new(&arguments.server, &authority_pem, Some(&enrolled.credentials))?;
+    let order = fetch_order(terminal, &client)?;
+    terminal.activity(format!("Carrying out {}", order.sequence.name));
+    Ok(())
+}
+
+/// What the boot script said. Without it nothing can go on, and a restart may bring a better script.
+fn arguments(terminal: &Terminal) -> Arguments {
+    let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    match cmdline::parse(&line) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            terminal.trouble(chain(&error), error.hint());
+            terminal.wait_for_enter(READING_TIME);
+            init::restart()
+        }
+    }
+}
+
+/// The site's authority, recognised by the digest on the kernel command line.
+fn authority(terminal: &Terminal, arguments: &Arguments) -> Result<String, link::Error> {
+    terminal.activity("Looking for the appliance");
+    let url = format!("{}/boot/authority.pem", arguments.http);
+    let digest = hex::emit(&arguments.authority);
+    call(terminal, || fetch_authority(&url, &digest))
+}
+
+fn check_in(terminal: &Terminal, client: &Client, card: MacAddr) -> Result<Enrolled, KeyError> {
+    terminal.activity("Checking in");
+    let hardware = hardware::collect(Path::new("/"));
+    let applicant = Applicant {
+        stage: Stage::BootEnvironment,
+        identity: hardware::identity(&hardware),
+        arrived_by: Some(card),
+        hardware,
+    };
+    let key = MachineKey::make()?;
+    let enrolled = enrol::enrol(client, &key, &applicant, &mut |waiting, pause| {
+        show_waiting(terminal, waiting);
+        terminal.wait_for_enter(pause);
+    })?;
+    terminal.show(Event::Recovered);
+    terminal.show(Event::Approved);
+    terminal.activity(format!("Checked in as {}", enrolled.name));
+    Ok(enrolled)
+}
+
+fn show_waiting(terminal: &Terminal, waiting: Waiting) {
+    match waiting {
+        Waiting::Approval { name, code } => {
+            terminal.show(Event::Recovered);
+            terminal.activity(format!("Waiting for approval as {name}"));
+            terminal.show(Event::PairingCode(code.clone()));
+            let how = format!("Compare the code with the console and approve there, or: remint machine approve {name}");
+            terminal.show(Event::Advice(how));
+        }
+        Waiting::Rejected { reason } => {
+            let hint = "approve the machine on the appliance, or switch it off".to_owned();
+            terminal.trouble(format!("check in: {reason}"), Some(hint));
+        }
+        Waiting::Unreachable { text, hint } => terminal.trouble(text, hint),
+    }
+}
+
+/// Waits until there is a run for this machine.
+fn fetch_order(terminal: &Terminal, client: &Client) -> Result<Box<RunOrder>, link::Error> {
+    loop {
+        let reply = call(terminal, || client.call(&FetchRun { place: Place::BootEnvironment }))?;
+        if let Some(order) = reply.order {
+            return Ok(order);
+        }
+        terminal.activity("Nothing to install on this machine");
+        terminal.show(Event::Advice("Start a deployment on the appliance; this goes on by itself.".into()));
+        terminal.wait_for_enter(IDLE);
+    }
+}
+
+/// Repeats a call while the appliance is away, and says so.
+fn call<T>(terminal: &Terminal, what: impl FnMut() -> Result<T, link::Error>) -> Result<T, link::Error> {
+    let told = |_, error: &link::Error| {
+        terminal.trouble(chain(error), error.hint());
+        std::ops::ControlFlow::Continue(())
+    };
+    let done = patiently(Backoff::PATIENT, told, what);
+    if done.is_ok() {
+        terminal.show(Event::Recovered);
+    }
+    done
+}

@@ -1,0 +1,15 @@
+//! Packages and baselines: the software that a machine must have, and the proof that it has it.
+//!
+//! A [`model::Package`] is a versioned payload in the content store with typed rules: how it is detected, installed and
+//! removed. A [`model::Baseline`] lists packages for all machines or for a collection. The machine's end is [`converge`]:
+//! detect, fetch what is missing, install, detect again. Nothing counts as installed because an installer said so.
+//!
+//! Absent: shells. Programs are argument lists; a package's script is a file of its own archive.
+
+#[cfg(feature = "agent")]
+pub mod converge;
+#[cfg(feature = "agent")]
+pub mod host;
+pub mod link;
+pub mod model;
+pub mod version;
