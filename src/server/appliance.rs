@@ -10,12 +10,14 @@ use tokio::task::JoinSet;
 
 use super::assemble::{self, Assembly, assemble};
 use super::site::Site;
-use super::{interface, listen};
+use super::{interface, listen, netboot};
 use crate::access::authority;
 use crate::config::written::DhcpMode;
 use crate::config::{self, Used};
+use crate::dhcp;
 use crate::link;
 use crate::link::client::authority_fingerprint;
+use crate::pxe::{self, tftp};
 use crate::stdx::hint::Hint;
 
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,12 @@ pub enum Error {
     Assemble(#[from] assemble::Error),
     #[error(transparent)]
     Authority(#[from] authority::Error),
+    #[error(transparent)]
+    Dhcp(#[from] dhcp::socket::Error),
+    #[error(transparent)]
+    Tftp(#[from] tftp::socket::Error),
+    #[error(transparent)]
+    BootFiles(#[from] pxe::local::Error),
     #[error(transparent)]
     Link(#[from] link::Error),
     #[error("wait for signals")]
@@ -54,6 +62,8 @@ impl Hint for Error {
             Error::Running(_) => Some("stop it first, or use its commands as they are".into()),
             Error::Configuration(error) => error.hint(),
             Error::Assemble(error) => error.hint(),
+            Error::Dhcp(error) => error.hint(),
+            Error::Tftp(error) => error.hint(),
             _ => None,
         }
     }
@@ -83,6 +93,7 @@ async fn start(
     stopped: &watch::Receiver<bool>,
 ) -> Result<JoinSet<()>, Error> {
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let boot_sockets = netboot::bind(used)?;
     let control = listen::bind_control(&site.control_socket())?;
     let https = listen::bind_tcp(any(used.https_port), "HTTPS")?;
     let http = listen::bind_tcp(any(used.http_port), "HTTP")?;
@@ -90,8 +101,11 @@ async fn start(
     let names: Vec<String> = used.names.iter().cloned().chain(["localhost".to_owned()]).collect();
     let (key, certificate) = site.authority.issue_server(&addresses, &names, site.clock.now())?;
     let acceptor = listen::tls(site.authority.certificate_pem(), &key, &certificate)?;
-    let (secure, plain) = assembly.table.routers(&assembly.gate);
+    let authority_sha256 = authority_fingerprint(site.authority.certificate_pem())?;
+    let boot = netboot::open(site, used, assembly.fleet.directory.clone(), authority_sha256)?;
+    let (secure, plain) = assembly.table.merge(pxe::api::routes(boot.clone())).routers(&assembly.gate);
     let mut tasks = JoinSet::new();
+    netboot::serve(boot_sockets, site, &boot, stopped, &mut tasks);
     tasks.spawn(listen::serve_https(https, acceptor, secure.clone(), stopped.clone()));
     tasks.spawn(listen::serve_http(http, plain, stopped.clone()));
     tasks.spawn(listen::serve_control(control, site.control_socket(), secure, stopped.clone()));
@@ -105,11 +119,15 @@ fn introduce(site: &Site, used: &Used, say: impl Fn(&str)) -> Result<(), Error> 
     say(&format!("  console    {}", used.https_url()));
     say(&format!("  authority  SHA-256 {fingerprint}"));
     say(&format!("  HTTP       port {}: boot files and scripts only", used.http_port));
+    say(&format!("  TFTP       port {}: boot programs", used.tftp_port));
     say(&match used.dhcp.mode {
         DhcpMode::Proxy => "  DHCP       beside the network's own server: tells machines that boot from the network where from, gives no addresses".to_owned(),
         DhcpMode::Server => format!("  DHCP       the network's server: gives addresses {} to {}, and where to boot from", used.dhcp.range.0, used.dhcp.range.1),
         DhcpMode::Off => "  DHCP       off: another server must point machines here".to_owned(),
     });
+    if !site.boot_folder().join("current").exists() {
+        say("  no boot environment yet: machines are told to wait until `remint boot build` has made one");
+    }
     Ok(())
 }
 

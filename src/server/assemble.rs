@@ -10,6 +10,8 @@ use crate::fleet;
 use crate::fleet::api::{FleetState, Hooks};
 use crate::fleet::db::Fleet;
 use crate::fleet::enrolment::Policy;
+use crate::imaging;
+use crate::imaging::api::Images;
 use crate::stdx::hint::Hint;
 
 /// The subjects of a running site.
@@ -49,8 +51,10 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         machine_certificate_days: enrolment.certificate_days,
         hooks: Arc::new(hooks),
     };
+    let images = Images::new(site.store.clone(), site.signing.public());
     let table = Table::default()
         .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
-        .merge(fleet::api::routes(fleet_state));
+        .merge(fleet::api::routes(fleet_state))
+        .merge(imaging::api::routes(images));
     Ok(Assembly { fleet, live, gate, table })
 }

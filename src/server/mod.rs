@@ -8,4 +8,5 @@ pub mod assemble;
 mod interface;
 mod listen;
 pub mod local;
+mod netboot;
 pub mod site;

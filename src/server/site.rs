@@ -20,16 +20,20 @@ use crate::access::signing::SigningKey;
 use crate::access::{self, authority, signing};
 use crate::config::Written;
 use crate::db::{self, Db};
+use crate::dhcp;
 use crate::fleet;
+use crate::imaging;
+use crate::imaging::store::local::LocalStore;
 use crate::stdx::hint::Hint;
 use crate::stdx::time::{Clock, SystemClock};
 
 /// Every subject's tables, oldest subject first.
-const MIGRATIONS: &[&[db::Migration]] = &[access::db::MIGRATIONS, fleet::db::MIGRATIONS];
+const MIGRATIONS: &[&[db::Migration]] = &[access::db::MIGRATIONS, fleet::db::MIGRATIONS, dhcp::db::MIGRATIONS];
 
 pub struct Site {
     pub folder: PathBuf,
     pub db: Arc<Db>,
+    pub store: Arc<LocalStore>,
     pub authority: Arc<Authority>,
     pub signing: Arc<SigningKey>,
     pub written: Written,
@@ -51,6 +55,8 @@ pub enum Error {
     #[error(transparent)]
     Authority(#[from] authority::Error),
     #[error(transparent)]
+    Store(#[from] imaging::error::Error),
+    #[error(transparent)]
     Signing(#[from] signing::Error),
 }
 
@@ -68,6 +74,7 @@ impl Hint for Error {
                 Some("run it as the user who owns the site's folder, or as root".into())
             }
             Error::Db(error) => error.hint(),
+            Error::Store(error) => error.hint(),
             _ => None,
         }
     }
@@ -87,6 +94,7 @@ impl Site {
             let keys = folder.join("keys");
             make(keys.clone())?;
             make(folder.join("boot"))?;
+            LocalStore::create(&folder.join("store"))?;
             Authority::create(&keys, name, clock.now())?;
             SigningKey::create(&keys.join("signing.pk8"))?;
             Db::open(&folder.join("remint.sqlite"), MIGRATIONS, clock.now())?;
@@ -95,6 +103,7 @@ impl Site {
         make(folder.to_owned())?;
         if let Err(error) = fill() {
             let _ = fs::remove_dir_all(folder.join("keys"));
+            let _ = fs::remove_dir_all(folder.join("store"));
             let _ = fs::remove_file(folder.join("remint.sqlite"));
             return Err(error);
         }
@@ -111,6 +120,7 @@ impl Site {
         let keys = folder.join("keys");
         Ok(Site {
             db: Arc::new(Db::open(&folder.join("remint.sqlite"), MIGRATIONS, clock.now())?),
+            store: Arc::new(LocalStore::open(&folder.join("store"))?),
             authority: Arc::new(Authority::open(&keys)?),
             signing: Arc::new(SigningKey::open(&keys.join("signing.pk8"))?),
             written: configuration_file(&folder, configuration)?,
@@ -125,10 +135,6 @@ impl Site {
 
     pub fn boot_folder(&self) -> PathBuf {
         self.folder.join("boot")
-    }
-
-    pub fn store_folder(&self) -> PathBuf {
-        self.folder.join("store")
     }
 }
 
