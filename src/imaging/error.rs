@@ -38,6 +38,8 @@ pub enum Error {
     Tagged { name: String, version: u32, tag: String },
     #[error("the manifest is not sound: {0}")]
     Manifest(#[from] manifest::Fault),
+    #[error("understand {what} as a disk: {reason}")]
+    NoDisk { what: String, reason: String },
     #[error("the target has {have} bytes and the image needs {needed}")]
     TargetTooSmall { needed: u64, have: u64 },
     #[error("{target} is mounted or in use")]
@@ -94,6 +96,7 @@ impl Hint for Error {
             Error::ReadBack { .. } => "the disk does not keep what is written to it: replace it",
             Error::Unreachable { .. } => "is the appliance running and reachable from here?",
             Error::Busy(_) => "wait until uploads and deployments are done, then start again",
+            Error::NoDisk { .. } => "name its format with --format, or check it with the program that made it",
             Error::Read { .. } | Error::Write { .. } | Error::Refused { .. } => return None,
         };
         Some(text.to_owned())

@@ -20,6 +20,7 @@ pub mod chunker;
 pub mod disk;
 pub mod error;
 pub mod fs;
+pub mod import;
 pub mod link;
 pub mod manifest;
 pub mod plan;
