@@ -7,8 +7,12 @@
 //! Invariants: the private key never leaves the machine; what is reported was written down before, so `kill -9` at any
 //! instant loses no report; an appliance that is away is waited for, never given up.
 
+pub mod baseline;
 pub mod enrol;
+pub mod images;
 pub mod policy;
 pub mod report;
+pub mod service;
 pub mod spool;
 pub mod state;
+pub mod surroundings;

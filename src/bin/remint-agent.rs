@@ -2,9 +2,18 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where a person or systemd reads")]
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
 
+use nix::sys::signal::{SigSet, Signal};
+use remint::agent::{service, state};
 use remint::ramdisk;
+use remint::stdx::hint::chain;
+
+const USAGE: &str = "usage: remint-agent service | status | --version";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -17,12 +26,18 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ if std::process::id() == 1 => ramdisk::init::main(),
+        (_, ["service"]) => serve(),
+        (_, ["status"]) => status(),
         (_, ["--version"]) => {
             println!("remint-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        (_, ["--help"]) => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
         _ => {
-            eprintln!("usage: remint-agent --version");
+            eprintln!("{USAGE}");
             ExitCode::from(2)
         }
     }
@@ -30,7 +45,38 @@ fn main() -> ExitCode {
 
 /// `modprobe -q -- ALIAS`, as the kernel calls it.
 fn modprobe(arguments: &[&str]) -> ExitCode {
-    let loaded =
-        arguments.iter().filter(|word| !word.starts_with('-')).all(|alias| ramdisk::drivers::modprobe(alias).is_ok());
-    if loaded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut aliases = arguments.iter().filter(|word| !word.starts_with('-'));
+    if aliases.all(|alias| ramdisk::drivers::modprobe(alias).is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ends after the task under way when systemd says so.
+fn serve() -> ExitCode {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut ending = SigSet::empty();
+    ending.add(Signal::SIGTERM);
+    ending.add(Signal::SIGINT);
+    if let Err(error) = ending.thread_block() {
+        eprintln!("failed to take over signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    let told = stop.clone();
+    thread::spawn(move || {
+        let _ = ending.wait();
+        told.store(true, Relaxed);
+    });
+    report(service::main(Path::new(state::FOLDER), &stop, &|line| println!("{line}")))
+}
+
+fn status() -> ExitCode {
+    report(service::status(Path::new(state::FOLDER), &mut |line| println!("{line}")))
+}
+
+fn report(done: Result<(), service::ServiceError>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("failed to {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
 }

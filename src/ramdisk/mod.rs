@@ -9,6 +9,7 @@
 //! Absent: no shell, no udev, no name resolution, no secret. Everything the worker trusts comes from the kernel command
 //! line's digest of the site's authority (`cmdline`).
 
+pub mod carry;
 pub mod cmdline;
 pub mod drivers;
 pub mod init;

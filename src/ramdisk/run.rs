@@ -4,12 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use super::carry::{Next, carry_out};
 use super::cmdline::{self, Arguments};
 use super::plug::Plug;
 use super::screen::Event;
 use super::terminal::{Painting, Terminal};
 use super::{init, network};
 use crate::agent::enrol::{self, Applicant, Enrolled, KeyError, MachineKey, Waiting};
+use crate::agent::state::Identity;
 use crate::fleet::link::Stage;
 use crate::inventory::hardware;
 use crate::link;
@@ -52,9 +54,14 @@ fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<(),
     let authority_pem = authority(terminal, arguments)?;
     let enrolled = check_in(terminal, &Client::new(&arguments.server, &authority_pem, None)?, card)?;
     let client = Client::new(&arguments.server, &authority_pem, Some(&enrolled.credentials))?;
-    let order = fetch_order(terminal, &client)?;
-    terminal.activity(format!("Carrying out {}", order.sequence.name));
-    Ok(())
+    let identity = Identity::new(&arguments.server, &authority_pem, &enrolled);
+    loop {
+        let order = fetch_order(terminal, &client)?;
+        match carry_out(terminal, &client, &identity, &order)? {
+            Next::Restart => return Ok(()),
+            Next::AskAgain => terminal.wait_for_enter(IDLE),
+        };
+    }
 }
 
 /// What the boot script said. Without it nothing can go on, and a restart may bring a better script.

@@ -1,0 +1,250 @@
+//! The service of the installed system: one loop that goes on with the run, then keeps the machine as it should be.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use super::baseline;
+use super::enrol::{KeyError, MachineKey};
+use super::policy::{Schedule, Task};
+use super::report::Reports;
+use super::spool::Spool;
+use super::state::{Folder, Identity, StateError};
+use super::surroundings::Around;
+use crate::fleet::link::RenewCertificate;
+use crate::inventory::link::ReportInventory;
+use crate::inventory::{hardware, software};
+use crate::link;
+use crate::link::client::Client;
+use crate::software::link::ReportCompliance;
+use crate::stdx::hint::chain;
+use crate::stdx::time::{Clock, SystemClock};
+use crate::tasksequence::host::real::Real;
+use crate::tasksequence::host::{Host, Place};
+use crate::tasksequence::journal::{FileJournal, JournalError};
+use crate::tasksequence::link::{FetchRun, RunOrder};
+use crate::tasksequence::run::{Outcome, drive};
+
+/// How often the loop looks whether something is due or it is told to stop.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the end of a run is told before the agent goes on with other work; the journal is kept until it is known.
+const FAREWELL: Duration = Duration::from_secs(300);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error("start: this machine is not enrolled; there is no {0}")]
+    NotEnrolled(String),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// Runs until `stop` is set. `say` gets what the system's log should hold.
+pub fn main(path: &Path, stop: &AtomicBool, say: &(dyn Fn(&str) + Sync)) -> Result<(), ServiceError> {
+    let folder = Folder::open(path)?;
+    let identity = folder.identity()?.ok_or_else(|| not_enrolled(path))?;
+    let mut agent = Agent { client: client(&identity)?, identity, spool: Spool::open(&folder)?, folder, say };
+    say(&format!("remint-agent {} of {}", env!("CARGO_PKG_VERSION"), agent.identity.name));
+    if let Some(order) = agent.folder.order()? {
+        agent.carry_out(order)?;
+    }
+    let mut schedule = Schedule::start(SystemClock.now(), u64::from(std::process::id()));
+    while !stop.load(Relaxed) {
+        match schedule.due(SystemClock.now()) {
+            None => thread::sleep(TICK),
+            Some(task) => {
+                let done = agent.perform(task);
+                if let Err(error) = &done {
+                    say(&format!("failed to {}: {}", task.words(), chain(error)));
+                }
+                let again = done.as_ref().ok().copied().flatten();
+                schedule.finished(task, SystemClock.now(), done.is_ok(), again);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells in a few lines who this machine is and what it is doing.
+pub fn status(path: &Path, say: &mut dyn FnMut(&str)) -> Result<(), ServiceError> {
+    let folder = Folder::open(path)?;
+    let identity = folder.identity()?.ok_or_else(|| not_enrolled(path))?;
+    say(&format!("machine   {} ({})", identity.name, identity.machine));
+    say(&format!("appliance {}", identity.server));
+    match folder.order()? {
+        Some(order) => say(&format!("run       {}, {}", order.run, order.sequence.name)),
+        None => say("run       none"),
+    }
+    let spool = Spool::open(&folder)?;
+    for wanted in spool.policy().unwrap_or_default().packages {
+        say(&format!("baseline  {} {} ({})", wanted.package.name, wanted.package.version, wanted.baseline));
+    }
+    if spool.compliance().is_some() {
+        say("waiting   a report that the appliance has not taken yet");
+    }
+    Ok(())
+}
+
+fn not_enrolled(path: &Path) -> ServiceError {
+    ServiceError::NotEnrolled(path.join("agent.json").display().to_string())
+}
+
+fn client(identity: &Identity) -> Result<Client, link::Error> {
+    Client::new(&identity.server, &identity.authority_pem, Some(&identity.credentials()))
+}
+
+struct Agent<'a> {
+    client: Client,
+    identity: Identity,
+    folder: Folder,
+    spool: Spool,
+    say: &'a (dyn Fn(&str) + Sync),
+}
+
+impl Agent<'_> {
+    /// Does one task; the answer is when to do it again, in seconds, where the appliance says so.
+    fn perform(&mut self, task: Task) -> Result<Option<u32>, ServiceError> {
+        match task {
+            Task::Run => self.ask_for_run(),
+            Task::Inventory => self.report_inventory(),
+            Task::Baseline => self.converge(),
+            Task::Spool => self.send_spool(),
+            Task::Certificate => self.renew_certificate(),
+        }
+    }
+
+    fn ask_for_run(&mut self) -> Result<Option<u32>, ServiceError> {
+        let reply = self.client.call(&FetchRun { place: Place::InstalledSystem })?;
+        if let Some(order) = reply.order {
+            self.folder.save_order(&order)?;
+            self.carry_out(*order)?;
+        }
+        Ok(None)
+    }
+
+    /// Goes on with the run from where the journal in the folder ends, to its end or to a restart.
+    fn carry_out(&mut self, mut order: RunOrder) -> Result<(), ServiceError> {
+        let (mut journal, entries) = FileJournal::open(&self.folder.journal())?;
+        if entries.len() >= order.journal.len() {
+            order.journal = entries;
+        } else {
+            journal = self.take_over(&order)?;
+        }
+        (self.say)(&format!("carrying out {} ({})", order.sequence.name, order.run));
+        let around =
+            Around { client: self.client.clone(), identity: self.identity.clone(), folder: Some(self.folder.clone()) };
+        let mut host = Real::new(Place::InstalledSystem, around);
+        let client = self.client.clone();
+        let mut reports = Reports::start(
+            order.run.clone(),
+            &host.boot(),
+            order.journal.clone(),
+            0,
+            Box::new(move |events| client.call(events)),
+            Box::new(|_| {}),
+        );
+        match drive(&order, &mut journal, &mut host, &mut reports) {
+            Outcome::Finished(result) => {
+                (self.say)(&format!("{}: {result:?}", order.run));
+                while !reports.finish(None, FAREWELL) {
+                    (self.say)("the appliance does not know yet how the run ended; telling it again");
+                }
+                self.folder.remove_run()?;
+            }
+            Outcome::Restart(place) => {
+                reports.finish(Some(place), FAREWELL);
+                (self.say)("restarting");
+                restart();
+            }
+            Outcome::Lost(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// The appliance knows more of the run than the file here: the file is made anew from what it knows.
+    fn take_over(&self, order: &RunOrder) -> Result<FileJournal, ServiceError> {
+        use crate::tasksequence::journal::JournalStore;
+        let path = self.folder.journal();
+        let _ = std::fs::remove_file(&path);
+        let (mut journal, _) = FileJournal::open(&path)?;
+        for entry in &order.journal {
+            journal.append(entry)?;
+        }
+        Ok(journal)
+    }
+
+    fn report_inventory(&mut self) -> Result<Option<u32>, ServiceError> {
+        let found = ReportInventory {
+            at: SystemClock.now(),
+            hardware: Some(hardware::collect(Path::new("/"))),
+            software: Some(software::collect(Path::new("/"))),
+        };
+        if let Some(news) = self.spool.what_is_new(found) {
+            self.client.call(&news)?;
+            self.spool.inventory_taken(&news)?;
+        }
+        Ok(None)
+    }
+
+    fn converge(&mut self) -> Result<Option<u32>, ServiceError> {
+        let say = self.say;
+        let mut told = |text: &str| say(text);
+        let known = self.spool.policy();
+        let (policy, findings) = match baseline::round(&self.client, &self.identity, &self.folder, &mut told) {
+            Ok(round) => (round.policy, round.findings),
+            Err(error) if error.is_transient() && known.is_some() => {
+                let policy = known.unwrap_or_default();
+                let findings = baseline::work(&policy, &self.client, &self.identity, &self.folder, &mut told);
+                (policy, findings)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.spool.keep_policy(&policy)?;
+        self.spool.keep_compliance(&ReportCompliance { at: SystemClock.now(), findings })?;
+        self.send_spool()?;
+        Ok(Some(policy.again_seconds).filter(|seconds| *seconds > 0))
+    }
+
+    /// Sends what was kept, if anything was.
+    fn send_spool(&mut self) -> Result<Option<u32>, ServiceError> {
+        if let Some(report) = self.spool.compliance() {
+            self.client.call(&report)?;
+            self.spool.compliance_taken()?;
+        }
+        Ok(None)
+    }
+
+    /// Asks for a certificate for the same key; the schedule does so long before the present one ends.
+    fn renew_certificate(&mut self) -> Result<Option<u32>, ServiceError> {
+        let key = MachineKey::from_pem(&self.identity.key_pem)?;
+        let renewed = self.client.call(&RenewCertificate { request_pem: key.request_pem()? })?;
+        self.identity.certificate_pem = renewed.certificate_pem;
+        self.folder.save_identity(&self.identity)?;
+        self.client = client(&self.identity)?;
+        Ok(None)
+    }
+}
+
+/// Asks systemd to restart in order; where there is none, syncs and restarts.
+fn restart() -> ! {
+    let ordered = crate::software::host::run(
+        &["systemctl".to_owned(), "reboot".to_owned()],
+        Path::new("/"),
+        Duration::from_secs(30),
+    );
+    if ordered.is_ok_and(|ended| ended.code == 0) {
+        // systemd ends this process; if it has not by then, the restart below does.
+        thread::sleep(Duration::from_secs(120));
+    }
+    nix::unistd::sync();
+    let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT);
+    loop {
+        thread::park();
+    }
+}

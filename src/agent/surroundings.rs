@@ -1,0 +1,145 @@
+//! What a run's host does not know and the program around it does: hardware, images, the agent's own files, packages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::baseline;
+use super::images;
+use super::state::{self, Folder, Identity};
+use crate::imaging::manifest::Manifest;
+use crate::imaging::store::ChunkSource;
+use crate::inventory::hardware;
+use crate::link::client::Client;
+use crate::software::host::sha256;
+use crate::stdx::hint::{Hint, chain};
+use crate::stdx::time::{Clock, SystemClock};
+use crate::tasksequence::host::real::Surroundings;
+use crate::tasksequence::host::{self, Disk, FileContent, Hardware, HostError, Watch};
+use crate::tasksequence::journal::{Entry, emit};
+use crate::tasksequence::link::{ImageGrant, RunOrder};
+
+/// This machine, enrolled with `identity` and talking through `client`.
+pub struct Around {
+    pub client: Client,
+    pub identity: Identity,
+    /// The agent's folder in the installed system; in the boot environment nothing is kept.
+    pub folder: Option<Folder>,
+}
+
+impl Surroundings for Around {
+    fn hardware(&mut self) -> Result<Hardware, HostError> {
+        let found = hardware::collect(Path::new("/"));
+        Ok(Hardware {
+            memory_bytes: found.memory.total_bytes,
+            processors: found.processor.threads,
+            firmware: found.firmware.kind,
+            architecture: found.architecture,
+        })
+    }
+
+    fn disks(&mut self) -> Result<Vec<Disk>, HostError> {
+        let disks = hardware::disks(Path::new("/sys")).into_iter().map(|disk| Disk {
+            path: format!("/dev/{}", disk.name),
+            bytes: disk.bytes,
+            serial: disk.serial,
+            model: disk.model,
+            rotational: disk.rotational,
+            removable: disk.removable,
+        });
+        Ok(disks.collect())
+    }
+
+    fn image(&mut self, image: &ImageGrant) -> Result<(Manifest, Box<dyn ChunkSource>), HostError> {
+        images::open(&self.client, &self.identity.site_public_key, &image.version)
+            .map_err(|error| HostError { transient: error.is_transient(), ..failed(&error) })
+    }
+
+    fn install_agent(&mut self, root: &Path, _: &RunOrder) -> Result<Map<String, Value>, HostError> {
+        for file in self.agent_files()? {
+            put(root, &file)?;
+        }
+        enable_service(root)?;
+        let program = sha256(&within(root, state::PROGRAM)).map_err(|error| HostError::new(error.to_string()))?;
+        let mut evidence = Map::new();
+        evidence.insert("agent".into(), json!(env!("CARGO_PKG_VERSION")));
+        evidence.insert("sha256".into(), json!(program));
+        evidence.insert("service".into(), json!(state::UNIT_PATH));
+        Ok(evidence)
+    }
+
+    fn agent_is_installed(&mut self, root: &Path, _: &RunOrder) -> Result<bool, HostError> {
+        for file in self.agent_files()? {
+            let found = host::root::read(root, file.path).ok().flatten();
+            if found.is_none_or(|found| found.bytes != file.bytes) {
+                return Ok(false);
+            }
+        }
+        Ok(fs::symlink_metadata(within(root, WANTED_BY)).is_ok())
+    }
+
+    fn install_baseline(&mut self, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
+        let folder = self.folder.clone().ok_or_else(|| HostError::new("the baseline needs the installed system"))?;
+        let mut told = |text: &str| watch.line(SystemClock.now(), text);
+        baseline::converge_now(&self.client, &self.identity, &folder, &mut told)
+    }
+
+    /// The order carries the journal as it is; the file that the agent goes on with holds the same entries.
+    fn hand_over(&mut self, root: &Path, order: &RunOrder, journal: &[Entry]) -> Result<(), HostError> {
+        let order = RunOrder { journal: journal.to_vec(), ..order.clone() };
+        let order = serde_json::to_vec(&order).map_err(|error| HostError::new(error.to_string()))?;
+        let path = |name: &str| format!("{}/{name}", state::FOLDER);
+        let private = |bytes: Vec<u8>| FileContent { bytes, mode: 0o600 };
+        write(root, &path("run/journal"), &private(emit(journal)))?;
+        write(root, &path("run/order.json"), &private(order))
+    }
+}
+
+/// A file of the agent in an installed system.
+struct AgentFile {
+    path: &'static str,
+    bytes: Vec<u8>,
+    mode: u32,
+}
+
+impl Around {
+    fn agent_files(&self) -> Result<[AgentFile; 3], HostError> {
+        let program = fs::read("/proc/self/exe").map_err(|error| HostError::new(format!("read the agent: {error}")))?;
+        Ok([
+            AgentFile { path: state::PROGRAM, bytes: program, mode: 0o755 },
+            AgentFile { path: state::UNIT_PATH, bytes: state::UNIT.into(), mode: 0o644 },
+            AgentFile { path: AGENT_JSON, bytes: self.identity.to_json(), mode: 0o600 },
+        ])
+    }
+}
+
+const AGENT_JSON: &str = "/var/lib/remint/agent.json";
+/// What `systemctl enable` makes.
+const WANTED_BY: &str = "/etc/systemd/system/multi-user.target.wants/remint-agent.service";
+
+fn put(root: &Path, file: &AgentFile) -> Result<(), HostError> {
+    write(root, file.path, &FileContent { bytes: file.bytes.clone(), mode: file.mode })
+}
+
+fn write(root: &Path, path: &str, content: &FileContent) -> Result<(), HostError> {
+    host::root::write(root, path, content)
+        .map_err(|error| HostError::new(format!("write {path}: {error}")).hint("is the file system full, or damaged?"))
+}
+
+fn enable_service(root: &Path) -> Result<(), HostError> {
+    let link = within(root, WANTED_BY);
+    let made = link.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| match fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => std::os::unix::fs::symlink(state::UNIT_PATH, &link),
+    });
+    made.map_err(|error| HostError::new(format!("enable the agent's service: {error}")))
+}
+
+fn within(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+fn failed<E: std::error::Error + Hint + 'static>(error: &E) -> HostError {
+    HostError { message: chain(error), hint: error.hint(), transient: false }
+}
