@@ -15,9 +15,11 @@ pub mod output;
 
 mod boot;
 mod collection;
+mod deploy;
 mod init;
 mod lab;
 mod machine;
+mod sequence;
 mod serve;
 mod token;
 mod user;
@@ -55,6 +57,12 @@ enum Command {
     /// Named groups of machines
     #[command(subcommand)]
     Collection(collection::Command),
+    /// Task sequences: check, plan, publish
+    #[command(subcommand)]
+    Sequence(sequence::Command),
+    /// Sequences on machines: start, watch, pause, cancel
+    #[command(subcommand)]
+    Deploy(deploy::Command),
     /// People who may log in
     #[command(subcommand)]
     User(user::Command),
@@ -90,6 +98,8 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Boot(command) => boot::run(command, context),
         Command::Machine(command) => machine::run(command, context),
         Command::Collection(command) => collection::run(command, context),
+        Command::Sequence(command) => sequence::run(command, context),
+        Command::Deploy(command) => deploy::run(command, context),
         Command::User(command) => user::run(command, context),
         Command::Token(command) => token::run(command, context),
         Command::Lab(command) => lab::run(command, context),

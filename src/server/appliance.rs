@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::assemble::{self, Assembly, assemble};
+use super::sequences;
 use super::site::Site;
 use super::{interface, listen, netboot};
 use crate::access::authority;
@@ -101,6 +102,7 @@ async fn start(
     let names: Vec<String> = used.names.iter().cloned().chain(["localhost".to_owned()]).collect();
     let (key, certificate) = site.authority.issue_server(&addresses, &names, site.clock.now())?;
     let acceptor = listen::tls(site.authority.certificate_pem(), &key, &certificate)?;
+    let sequences = assembly.sequences.clone();
     let authority_sha256 = authority_fingerprint(site.authority.certificate_pem())?;
     let boot = netboot::open(site, used, assembly.fleet.directory.clone(), authority_sha256)?;
     let (secure, plain) = assembly.table.merge(pxe::api::routes(boot.clone())).routers(&assembly.gate);
@@ -109,6 +111,7 @@ async fn start(
     tasks.spawn(listen::serve_https(https, acceptor, secure.clone(), stopped.clone()));
     tasks.spawn(listen::serve_http(http, plain, stopped.clone()));
     tasks.spawn(listen::serve_control(control, site.control_socket(), secure, stopped.clone()));
+    tasks.spawn(sequences::keep_moving(sequences, stopped.clone()));
     Ok(tasks)
 }
 

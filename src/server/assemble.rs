@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::sequences;
 use super::site::Site;
 use crate::access::db::Gate;
 use crate::api::people::{self, PeopleState};
@@ -13,10 +14,13 @@ use crate::fleet::enrolment::Policy;
 use crate::imaging;
 use crate::imaging::api::Images;
 use crate::stdx::hint::Hint;
+use crate::tasksequence;
+use crate::tasksequence::db::Sequences;
 
 /// The subjects of a running site.
 pub struct Assembly {
     pub fleet: Arc<Fleet>,
+    pub sequences: Arc<Sequences>,
     pub live: Live,
     pub gate: Arc<Gate>,
     pub table: Table,
@@ -43,7 +47,8 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let policy = Policy { continue_runs: enrolment.continue_runs };
     let fleet = Arc::new(Fleet::open(site.db.clone(), site.clock.clone(), live.clone(), enrolment.rule, policy)?);
     let gate = Arc::new(Gate { db: site.db.clone(), clock: site.clock.clone() });
-    let hooks = Hooks { hardware: Box::new(|_, _| ()), deploy: Box::new(|_, _| ()) };
+    let sequences = sequences::open(&fleet, &site.store, site.signing.public());
+    let hooks = Hooks { hardware: Box::new(|_, _| ()), deploy: sequences::deployer(&sequences) };
     let fleet_state = FleetState {
         fleet: fleet.clone(),
         authority: site.authority.clone(),
@@ -55,6 +60,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let table = Table::default()
         .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
         .merge(fleet::api::routes(fleet_state))
-        .merge(imaging::api::routes(images));
-    Ok(Assembly { fleet, live, gate, table })
+        .merge(imaging::api::routes(images))
+        .merge(tasksequence::api::routes(sequences.clone()));
+    Ok(Assembly { fleet, sequences, live, gate, table })
 }

@@ -9,4 +9,5 @@ mod interface;
 mod listen;
 pub mod local;
 mod netboot;
+mod sequences;
 pub mod site;

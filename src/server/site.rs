@@ -26,9 +26,11 @@ use crate::imaging;
 use crate::imaging::store::local::LocalStore;
 use crate::stdx::hint::Hint;
 use crate::stdx::time::{Clock, SystemClock};
+use crate::tasksequence;
 
 /// Every subject's tables, oldest subject first.
-const MIGRATIONS: &[&[db::Migration]] = &[access::db::MIGRATIONS, fleet::db::MIGRATIONS, dhcp::db::MIGRATIONS];
+const MIGRATIONS: &[&[db::Migration]] =
+    &[access::db::MIGRATIONS, fleet::db::MIGRATIONS, dhcp::db::MIGRATIONS, tasksequence::db::MIGRATIONS];
 
 pub struct Site {
     pub folder: PathBuf,

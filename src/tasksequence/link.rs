@@ -55,10 +55,13 @@ pub struct FetchRun {
     pub place: Place,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FetchRunReply {
     #[serde(default)]
     pub order: Option<Box<RunOrder>>,
+    /// A run is due that begins elsewhere: restart into this.
+    #[serde(default)]
+    pub restart: Option<Place>,
 }
 
 /// What happened since. Sent again it changes nothing: entries and lines are known by their numbers.

@@ -14,10 +14,18 @@
 //!
 //! Absent: shells, and strings that one would be given. Read next: `model`, then `engine`, then `steps/mod.rs`.
 
+#[cfg(feature = "server")]
+pub mod api;
 pub mod condition;
+#[cfg(feature = "server")]
+pub mod db;
+#[cfg(feature = "server")]
+pub mod deployment;
 pub mod engine;
 pub mod event;
 pub mod facts;
+#[cfg(feature = "server")]
+pub mod grant;
 pub mod host;
 pub mod journal;
 pub mod link;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::condition;
@@ -20,7 +21,7 @@ const DEPTH_MAX: usize = 16;
 const ATTEMPTS_MAX: u64 = 100;
 
 /// What is wrong at one place.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
     pub line: u32,
     pub column: u32,
@@ -36,9 +37,23 @@ impl fmt::Display for Problem {
     }
 }
 
+/// What a site has, for documents that name it.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub images: Vec<String>,
+}
+
 /// Parses a document. Problems are in the order of the document.
 pub fn parse(text: &str) -> Result<Sequence, Vec<Problem>> {
-    let mut parser = Parser::default();
+    parse_document(text, Parser::default())
+}
+
+/// The same, and everything that the document names must be there.
+pub fn parse_for(text: &str, known: Known) -> Result<Sequence, Vec<Problem>> {
+    parse_document(text, Parser { known: Some(known), ..Parser::default() })
+}
+
+fn parse_document(text: &str, mut parser: Parser) -> Result<Sequence, Vec<Problem>> {
     if text.len() > DOCUMENT_BYTES_MAX {
         parser.add(
             At { line: 1, column: 1 },
@@ -83,6 +98,7 @@ struct Parser {
     variables: BTreeSet<String>,
     standing: Standing,
     depth: usize,
+    known: Option<Known>,
 }
 
 const DOCUMENT_KEYS: [&str; 6] = ["name", "description", "variables", "steps", "on-failure", "always"];
@@ -472,7 +488,8 @@ impl Parser {
             |expected: String| (format!("{what} is `{}`, and must be {expected}", node.quoted()), String::new());
         let fault = match (kind, &node.tree) {
             (Kind::Anything, _) => None,
-            (Kind::Text | Kind::Image, Tree::Text(_)) => None,
+            (Kind::Image, Tree::Text(text)) => self.unknown_image(text, what),
+            (Kind::Text, Tree::Text(_)) => None,
             (Kind::Path, Tree::Text(text)) if text.starts_with('/') && !text.split('/').any(|part| part == "..") => {
                 None
             }
@@ -531,6 +548,19 @@ impl Parser {
         if let Some((message, hint)) = fault {
             self.add(node.at, message, hint);
         }
+    }
+
+    fn unknown_image(&self, reference: &str, what: &str) -> Option<(String, String)> {
+        let images = &self.known.as_ref()?.images;
+        let name = reference.split('@').next().unwrap_or_default();
+        if images.iter().any(|image| image == name) {
+            return None;
+        }
+        let hint = match images.as_slice() {
+            [] => "import one: `remint image import FILE --name NAME`".to_owned(),
+            images => instead(name, &images.iter().map(String::as_str).collect::<Vec<_>>()),
+        };
+        Some((format!("{what} names `{name}`, which this site does not have"), hint))
     }
 
     fn disk_rule(&mut self, node: &Node, what: &str) {

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::condition::{self, Scope};
+use super::facts::Facts;
 use super::host::Place;
 use super::journal::DiskIdentity;
-use super::link::RunOrder;
-use super::model::{Block, Item, ItemId, Step, Work};
+use super::link::{RunId, RunOrder};
+use super::model::{Block, Item, ItemId, Sequence, Step, Values, Work};
 use super::run;
-use super::steps::{self, Gives, View};
+use super::steps::{self, Gives, Kind, View};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -195,6 +196,32 @@ impl Planner<'_> {
             };
         }
     }
+}
+
+/// References of all images that steps name, with what is known before the run.
+pub fn images(sequence: &Sequence, facts: &Facts, variables: &Values) -> Vec<String> {
+    let order = RunOrder {
+        run: RunId(String::new()),
+        sequence: sequence.clone(),
+        version: String::new(),
+        variables: variables.clone(),
+        images: Vec::new(),
+        machine: facts.clone(),
+        journal: Vec::new(),
+    };
+    let Ok(scope) = run::scope(&order, std::iter::empty(), None) else { return Vec::new() };
+    let mut references = Vec::new();
+    for (_, step) in sequence.steps() {
+        let names = steps::row(&step.kind).into_iter().flat_map(|row| row.parameters);
+        for parameter in names.filter(|parameter| parameter.kind == Kind::Image) {
+            let text = step.with.get(parameter.name).and_then(Value::as_str);
+            let rendered = text.and_then(|text| condition::render(text, &scope).ok());
+            if let Some(Value::String(reference)) = rendered.filter(|value| !references.contains(value)) {
+                references.push(Value::String(reference));
+            }
+        }
+    }
+    references.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// All names that the templates in the parameters use.

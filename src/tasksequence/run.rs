@@ -38,6 +38,7 @@ pub fn drive(
     host: &mut dyn Host,
     reporter: &mut dyn Reporter,
 ) -> Outcome {
+    let order = &complete(order, host);
     let engine = Engine::resume(&order.sequence, &host.boot(), &order.journal);
     let entries = order.journal.clone();
     let mut driver = Driver { order, engine, entries, journal, host, reporter };
@@ -48,6 +49,22 @@ pub fn drive(
             Err(error) => return Outcome::Lost(error),
         }
     }
+}
+
+/// What inventory did not know when the order was made, the machine knows itself.
+fn complete(order: &RunOrder, host: &mut dyn Host) -> RunOrder {
+    let mut order = order.clone();
+    let facts = &mut order.machine;
+    if let (0, Ok(hardware)) = (facts.memory_bytes, host.hardware()) {
+        facts.memory_bytes = hardware.memory_bytes;
+        facts.processors = hardware.processors;
+        facts.firmware = hardware.firmware;
+        facts.architecture = hardware.architecture;
+    }
+    if let (true, Ok(disks)) = (facts.disks.is_empty(), host.disks()) {
+        facts.disks = disks;
+    }
+    order
 }
 
 struct Driver<'a, 'b> {

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::tasksequence::host::Disk;
+use crate::tasksequence::journal::DiskIdentity;
 use crate::tasksequence::link::ImageGrant;
 use crate::tasksequence::quantity::bytes_for_people;
 
@@ -74,6 +75,11 @@ impl ApplyImage {
 
 impl Work for ApplyImage {
     fn plan(&self, view: &View) -> Result<Planned, StepError> {
+        if view.facts.disks.is_empty() {
+            let erases = Some(DiskIdentity { path: "a disk".into(), serial: None, bytes: 0 });
+            let what = format!("write image {} to a disk; inventory does not know the machine's disks yet", self.image);
+            return Ok(Planned { what, erases, bytes: 0 });
+        }
         let (image, disk) = self.find(view.images, &view.facts.disks)?;
         let grow = if self.grow == Grow::Last { ", then grow it to the disk" } else { "" };
         let used = bytes_for_people(image.used_bytes);

@@ -82,6 +82,9 @@ impl CheckHardware {
 
 impl Work for CheckHardware {
     fn plan(&self, view: &View) -> Result<Planned, StepError> {
+        if view.facts.memory_bytes == 0 {
+            return Ok(Planned::new("check the hardware, which inventory does not know yet"));
+        }
         let hardware = Hardware {
             memory_bytes: view.facts.memory_bytes,
             processors: view.facts.processors,

@@ -1,0 +1,279 @@
+//! Routes for machines that carry out runs and for people who start and watch them.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::access::Capability;
+use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
+use crate::fleet::machine::MachineId;
+use crate::link::Message;
+
+use super::db::{Error, RunRecord, SequenceRecord, Sequences};
+use super::deployment::{DeploymentDetail, DeploymentRecord, Preview, Request};
+use super::event::{Directive, Line};
+use super::journal::Entry;
+use super::link::{EventsReply, FetchRun, FetchRunReply, PostEvents};
+use super::model::{Sequence, Values};
+use super::parser;
+use super::plan::{self, Plan};
+
+type Shared = State<Arc<Sequences>>;
+
+/// Lines of a log in one answer.
+const LINES_AT_ONCE: u64 = 5000;
+
+pub fn routes(sequences: Arc<Sequences>) -> Table {
+    let (read, deploy) = (Access::Person(Capability::Read), Access::Person(Capability::Deploy));
+    let edit = Access::Person(Capability::EditSequence);
+    Routes::new()
+        .post(FetchRun::PATH, Access::Machine, "Fetch the run that is due", fetch)
+        .post(PostEvents::PATH, Access::Machine, "Report how a run goes", post_events)
+        .get("/api/v1/sequences", read, "List task sequences", list)
+        .post("/api/v1/sequences", edit, "Publish a task sequence", publish)
+        .post("/api/v1/sequences/check", read, "Check a document", check)
+        .post("/api/v1/sequences/plan", read, "Plan a document or a sequence for a machine", plan_for)
+        .get("/api/v1/sequences/{name}", read, "Show a task sequence", show)
+        .get("/api/v1/deployments", read, "List deployments", deployments)
+        .post("/api/v1/deployments", deploy, "Start a deployment", start)
+        .post("/api/v1/deployments/preview", read, "Show what a deployment would do", preview)
+        .get("/api/v1/deployments/{id}", read, "Show a deployment and its runs", deployment)
+        .post("/api/v1/deployments/{id}/cancel", deploy, "Cancel what is not over", cancel)
+        .post("/api/v1/deployments/{id}/resume", deploy, "Let a stopped deployment go on", resume)
+        .get("/api/v1/runs", read, "List runs", runs)
+        .get("/api/v1/runs/{run}", read, "Show a run with its journal", run)
+        .get("/api/v1/runs/{run}/log", read, "Show the log of a run", log)
+        .post("/api/v1/runs/{run}/directive", deploy, "Pause, continue or cancel a run", direct)
+        .post("/api/v1/runs/{run}/retry", deploy, "Send a run back to a step", retry)
+        .with_state(sequences)
+}
+
+/// The status that fits an error of this subject.
+pub fn problem(error: &Error) -> Problem {
+    let status = match error {
+        Error::Fleet(error) => return crate::fleet::api::problem(error),
+        Error::NoSequence { .. } | Error::NoRun(_) | Error::NoDeployment(_) => StatusCode::NOT_FOUND,
+        Error::Document(_) | Error::NoImage { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Request(..) => StatusCode::BAD_REQUEST,
+        Error::Guard(..) => StatusCode::CONFLICT,
+        Error::Db(_) | Error::Record { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem::from_error(status, error)
+}
+
+async fn answer<T: Serialize + Send + 'static>(
+    sequences: Arc<Sequences>,
+    work: impl FnOnce(&Sequences) -> Result<T, Error> + Send + 'static,
+) -> Result<Json<T>, Problem> {
+    blocking(move || work(&sequences).map(Json).map_err(|error| problem(&error))).await
+}
+
+async fn fetch(
+    State(sequences): Shared,
+    caller: Caller,
+    Json(message): Json<FetchRun>,
+) -> Result<Json<FetchRunReply>, Problem> {
+    let machine = MachineId::from(caller.machine()?);
+    answer(sequences, move |sequences| sequences.fetch(&machine, message.place)).await
+}
+
+async fn post_events(
+    State(sequences): Shared,
+    caller: Caller,
+    Json(message): Json<PostEvents>,
+) -> Result<Json<EventsReply>, Problem> {
+    let machine = MachineId::from(caller.machine()?);
+    answer(sequences, move |sequences| sequences.post(&machine, &message)).await
+}
+
+async fn list(State(sequences): Shared) -> Result<Json<Vec<SequenceRecord>>, Problem> {
+    answer(sequences, Sequences::sequences).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    document: String,
+}
+
+async fn publish(
+    State(sequences): Shared,
+    caller: Caller,
+    Json(body): Json<Document>,
+) -> Result<Json<SequenceRecord>, Problem> {
+    answer(sequences, move |sequences| sequences.publish(&body.document, &caller.principal)).await
+}
+
+/// All problems, and the version when there is none.
+async fn check(State(sequences): Shared, Json(body): Json<Document>) -> Result<Json<Value>, Problem> {
+    answer(sequences, move |sequences| {
+        let known = parser::Known { images: (sequences.lookup.images)() };
+        Ok(match parser::parse_for(&body.document, known) {
+            Ok(sequence) => json!({ "version": sequence.version(), "problems": [] }),
+            Err(problems) => json!({ "version": null, "problems": problems }),
+        })
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanRequest {
+    document: Option<String>,
+    sequence: Option<String>,
+    machine: String,
+    #[serde(default)]
+    variables: Values,
+}
+
+async fn plan_for(State(sequences): Shared, Json(body): Json<PlanRequest>) -> Result<Json<Plan>, Problem> {
+    answer(sequences, move |sequences| {
+        let sequence = match (&body.document, &body.sequence) {
+            (Some(document), _) => parser::parse(document).map_err(Error::Document)?,
+            (None, Some(name)) => sequences.sequence(name)?.1,
+            (None, None) => return Err(Error::Request("neither `document` nor `sequence` is given".into(), None)),
+        };
+        let machine = sequences.fleet.machine(&body.machine)?;
+        Ok(plan::plan(&sequences.order(&sequence, &machine, &body.variables)?))
+    })
+    .await
+}
+
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    record: SequenceRecord,
+    sequence: Sequence,
+}
+
+async fn show(State(sequences): Shared, Path(name): Path<String>) -> Result<Json<Shown>, Problem> {
+    answer(sequences, move |sequences| {
+        let (record, sequence) = sequences.sequence(&name)?;
+        Ok(Shown { record, sequence })
+    })
+    .await
+}
+
+async fn deployments(State(sequences): Shared) -> Result<Json<Vec<DeploymentRecord>>, Problem> {
+    answer(sequences, Sequences::deployments).await
+}
+
+async fn start(
+    State(sequences): Shared,
+    caller: Caller,
+    Json(body): Json<Request>,
+) -> Result<Json<DeploymentRecord>, Problem> {
+    answer(sequences, move |sequences| sequences.start(&body, &caller.principal)).await
+}
+
+async fn preview(State(sequences): Shared, Json(body): Json<Request>) -> Result<Json<Preview>, Problem> {
+    answer(sequences, move |sequences| sequences.preview(&body)).await
+}
+
+async fn deployment(State(sequences): Shared, Path(id): Path<String>) -> Result<Json<DeploymentDetail>, Problem> {
+    answer(sequences, move |sequences| sequences.deployment(&id)).await
+}
+
+async fn cancel(
+    State(sequences): Shared,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<DeploymentDetail>, Problem> {
+    answer(sequences, move |sequences| sequences.cancel(&id, &caller.principal)).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Resume {
+    failures_percent_max: u32,
+}
+
+async fn resume(
+    State(sequences): Shared,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(body): Json<Resume>,
+) -> Result<Json<DeploymentRecord>, Problem> {
+    answer(sequences, move |sequences| sequences.resume(&id, body.failures_percent_max, &caller.principal)).await
+}
+
+#[derive(Deserialize)]
+struct RunFilter {
+    machine: Option<String>,
+    deployment: Option<String>,
+}
+
+async fn runs(State(sequences): Shared, Query(filter): Query<RunFilter>) -> Result<Json<Vec<RunRecord>>, Problem> {
+    answer(sequences, move |sequences| sequences.runs(filter.machine.as_deref(), filter.deployment.as_deref())).await
+}
+
+#[derive(Serialize)]
+struct RunDetail {
+    #[serde(flatten)]
+    record: RunRecord,
+    /// Steps in the order of the document.
+    steps: Vec<Value>,
+    journal: Vec<Entry>,
+}
+
+async fn run(State(sequences): Shared, Path(run): Path<String>) -> Result<Json<RunDetail>, Problem> {
+    answer(sequences, move |sequences| {
+        let order = sequences.run_order(&run)?;
+        let step = |(item, step): (&super::model::Item, &super::model::Step)| json!({ "id": item.id, "name": item.name, "kind": step.kind });
+        let steps = order.sequence.steps().map(step).collect();
+        Ok(RunDetail { record: sequences.run(&run)?, steps, journal: sequences.entries(&run)? })
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    #[serde(default)]
+    from: u64,
+}
+
+async fn log(
+    State(sequences): Shared,
+    Path(run): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Json<Vec<Line>>, Problem> {
+    answer(sequences, move |sequences| {
+        sequences.run(&run)?;
+        sequences.lines(&run, query.from, LINES_AT_ONCE)
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Direct {
+    directive: Directive,
+}
+
+async fn direct(
+    State(sequences): Shared,
+    caller: Caller,
+    Path(run): Path<String>,
+    Json(body): Json<Direct>,
+) -> Result<Json<RunRecord>, Problem> {
+    answer(sequences, move |sequences| sequences.direct(&run, body.directive, &caller.principal)).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retry {
+    from: Option<String>,
+}
+
+async fn retry(
+    State(sequences): Shared,
+    caller: Caller,
+    Path(run): Path<String>,
+    Json(body): Json<Retry>,
+) -> Result<Json<RunRecord>, Problem> {
+    answer(sequences, move |sequences| sequences.retry(&run, body.from.as_deref(), &caller.principal)).await
+}

@@ -1,0 +1,391 @@
+//! A site with machines in memory: deployments from the confirmation to the last report.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Counts, Request};
+use crate::access::{self, Principal, Role};
+use crate::api::Live;
+use crate::db::Db;
+use crate::fleet::db::Fleet;
+use crate::fleet::deployment::{Rollout, RunState};
+use crate::fleet::machine::{MachineId, MachineState, NextBoot};
+use crate::stdx::time::{ManualClock, Timestamp};
+use crate::tasksequence::db::{Error, Lookup, Sequences};
+use crate::tasksequence::event::{Directive, Line, Reporter, StepProgress};
+use crate::tasksequence::facts::Facts;
+use crate::tasksequence::host::Place;
+use crate::tasksequence::journal::{Entry, JournalError, JournalStore, RunResult};
+use crate::tasksequence::link::{PostEvents, RunOrder};
+use crate::tasksequence::model::Item;
+use crate::tasksequence::plan::Fate;
+use crate::tasksequence::run::Outcome;
+use crate::tasksequence::scripted::{self, World};
+
+const DOCUMENT: &str = "
+name: Lab
+variables:
+  hostname: { type: text }
+steps:
+  - apply-image: { image: debian-lab }
+  - set-hostname: { hostname: \"{{ vars.hostname }}\" }
+  - install-agent:
+  - restart:
+  - install-baseline:
+";
+
+fn by() -> Principal {
+    Principal::Person { name: "ann".into(), role: Role::Administrator }
+}
+
+fn site(folder: &Path) -> Sequences {
+    let migrations = [access::db::MIGRATIONS, crate::fleet::db::MIGRATIONS, crate::tasksequence::db::MIGRATIONS];
+    let db = Db::open(&folder.join("remint.sqlite"), &migrations, Timestamp::default()).unwrap();
+    let clock = Arc::new(ManualClock::at(Timestamp::from_milliseconds(1_790_000_000_000)));
+    let fleet = Fleet::open(Arc::new(db), clock, Live::default(), Vec::new(), Default::default()).unwrap();
+    let grants = scripted::order(&crate::tasksequence::parser::parse(DOCUMENT).unwrap()).images;
+    let image = move |reference: &str| Ok(grants.iter().find(|grant| grant.reference == reference).cloned());
+    let lookup = Lookup {
+        image: Box::new(image),
+        images: Box::new(|| vec!["debian-lab".into()]),
+        facts: Box::new(|machine| Facts { id: machine.id.0.clone(), name: machine.name.clone(), ..scripted::facts() }),
+        wake: Box::new(|_| ()),
+    };
+    Sequences { fleet: Arc::new(fleet), lookup }
+}
+
+/// Approved machines `m-0`, `m-1`, ...
+fn machines(sequences: &Sequences, count: usize) -> Vec<MachineId> {
+    let ids: Vec<MachineId> = (0..count).map(|index| MachineId(format!("machine-{index:04}"))).collect();
+    let added: Result<(), Error> = sequences.fleet.db.write(|tx| {
+        for (index, id) in ids.iter().enumerate() {
+            tx.execute(
+                "INSERT INTO machine (id, name, state, next_boot, identity, stage, created_at, seen_at)
+                 VALUES (?1, ?2, 'approved', 'local-disk', '{}', 'boot-environment', 0, 0)",
+                (id.as_str(), format!("m-{index}")),
+            )?;
+        }
+        Ok(())
+    });
+    added.unwrap();
+    ids
+}
+
+fn request(machines: &[&str], confirm: Option<u32>) -> Request {
+    Request {
+        sequence: "Lab".into(),
+        machines: machines.iter().map(|name| (*name).to_owned()).collect(),
+        variables: [("hostname".to_owned(), json!("ws-1"))].into(),
+        confirm,
+        ..Request::default()
+    }
+}
+
+/// A machine's end of the conversation, over a line on which one message is lost.
+struct Linked<'a> {
+    sequences: &'a Sequences,
+    machine: &'a MachineId,
+    order: &'a RunOrder,
+    boot: String,
+    entries: Vec<Entry>,
+    lines: Vec<Line>,
+    line_count: u64,
+    messages: &'a mut u32,
+    /// The message that is lost, on its way there or its reply on the way back.
+    lost: Option<(u32, Lost)>,
+    directive: Directive,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Lost {
+    Request,
+    Reply,
+}
+
+impl Linked<'_> {
+    fn post(&mut self, restart: Option<Place>) -> Option<u64> {
+        *self.messages += 1;
+        let lost = self.lost.filter(|(number, _)| number == self.messages).map(|(_, lost)| lost);
+        let from = self.entries.len().saturating_sub(3);
+        let message = PostEvents {
+            run: self.order.run.clone(),
+            journal_from: from as u64,
+            journal: self.entries[from..].to_vec(),
+            boot: self.boot.clone(),
+            lines_from: self.line_count,
+            lines: self.lines.clone(),
+            progress: None,
+            restart,
+            sent_at: Timestamp::default(),
+        };
+        if lost == Some(Lost::Request) {
+            return None;
+        }
+        let reply = self.sequences.post(self.machine, &message).unwrap();
+        if lost == Some(Lost::Reply) {
+            return None;
+        }
+        self.line_count = reply.lines;
+        self.lines.clear();
+        self.directive = reply.directive;
+        Some(reply.journal)
+    }
+}
+
+/// Both faces of the conversation share one `Linked`.
+struct Face<'a, 'b>(&'a std::cell::RefCell<Linked<'b>>);
+
+impl JournalStore for Face<'_, '_> {
+    fn append(&mut self, entry: &Entry) -> Result<(), JournalError> {
+        let mut linked = self.0.borrow_mut();
+        linked.entries.push(entry.clone());
+        for _ in 0..3 {
+            if linked.post(None).is_some_and(|kept| kept == linked.entries.len() as u64) {
+                return Ok(());
+            }
+        }
+        Err(JournalError::Appliance("no answer".into()))
+    }
+}
+
+impl Reporter for Face<'_, '_> {
+    fn entry(&mut self, _: &Entry, _: Option<&Item>) {}
+
+    fn line(&mut self, line: Line) {
+        self.0.borrow_mut().lines.push(line);
+    }
+
+    fn progress(&mut self, _: StepProgress) {}
+
+    fn directive(&mut self) -> Directive {
+        self.0.borrow().directive
+    }
+}
+
+/// Boots the machine until its run is over, losing one message.
+fn live(sequences: &Sequences, machine: &MachineId, world: &mut World, lost: Option<(u32, Lost)>) -> (RunResult, u32) {
+    let mut messages = 0;
+    for boot in 0..10 {
+        let place = world.place.unwrap_or(Place::BootEnvironment);
+        let reply = sequences.fetch(machine, place).unwrap();
+        let order = *reply.order.expect("a run is due");
+        let linked = std::cell::RefCell::new(Linked {
+            sequences,
+            machine,
+            boot: format!("boot-{boot}"),
+            entries: order.journal.clone(),
+            order: &order,
+            lines: Vec::new(),
+            line_count: 0,
+            messages: &mut messages,
+            lost,
+            directive: Directive::Go,
+        });
+        let outcome = scripted::boot(world, &order, &mut Face(&linked), &mut Face(&linked));
+        match outcome {
+            Outcome::Restart(place) => drop(linked.borrow_mut().post(Some(place))),
+            Outcome::Finished(result) => {
+                linked.borrow_mut().post(None);
+                return (result, messages);
+            }
+            Outcome::Lost(error) => panic!("{error}"),
+        }
+    }
+    panic!("the run does not come to an end");
+}
+
+#[test]
+fn a_deployment_that_erases_begins_only_when_the_count_was_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    sequences.publish(DOCUMENT, &by()).unwrap();
+    let ids = machines(&sequences, 3);
+    for (machines, confirm, expect) in [
+        (vec!["m-0", "m-1"], None, "this erases the disks of 2 machines"),
+        (vec!["m-0", "m-1"], Some(3), "this erases the disks of 2 machines, not of 3"),
+        (vec!["m-0", "nobody"], Some(1), "there is no machine `nobody`"),
+        (vec![], Some(0), "no machine is named"),
+    ] {
+        let refused = sequences.start(&request(&machines, confirm), &by()).unwrap_err();
+        assert_eq!(refused.to_string(), expect);
+    }
+    let wrong = Request { variables: Default::default(), ..request(&["m-0"], Some(1)) };
+    let refused = sequences.start(&wrong, &by()).unwrap_err().to_string();
+    assert!(refused.starts_with("the variable `hostname` has no value"), "{refused}");
+    sequences.fleet.protect("m-1", true, &by()).unwrap();
+    let refused = sequences.start(&request(&["m-0", "m-1"], Some(2)), &by()).unwrap_err().to_string();
+    assert!(refused.starts_with("m-1 is protected"), "{refused}");
+    assert_eq!(sequences.deployments().unwrap().len(), 0, "nothing was started");
+
+    sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
+    let machine = sequences.fleet.machine(ids[0].as_str()).unwrap();
+    assert_eq!(machine.next_boot, NextBoot::BootEnvironment);
+    let refused = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap_err().to_string();
+    assert!(refused.starts_with("m-0 has the run run-"), "{refused}");
+}
+
+#[test]
+fn a_run_is_followed_from_the_order_to_a_managed_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    sequences.publish(DOCUMENT, &by()).unwrap();
+    let ids = machines(&sequences, 1);
+    let deployment = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
+    let elsewhere = sequences.fetch(&ids[0], Place::InstalledSystem).unwrap();
+    assert_eq!(elsewhere.restart, Some(Place::BootEnvironment), "a managed machine is sent into the boot environment");
+
+    let mut world = World::default();
+    let (result, _) = live(&sequences, &ids[0], &mut world, None);
+    assert_eq!(result, RunResult::Succeeded);
+    assert_eq!(world.disk.files["/etc/hostname"].0, b"ws-1\n");
+    let detail = sequences.deployment(&deployment.id).unwrap();
+    assert_eq!(detail.deployment.counts, Counts { succeeded: 1, ..Counts::default() });
+    let run = &detail.runs[0];
+    assert_eq!((run.state, run.steps_over, run.steps), (RunState::Succeeded, 5, 5));
+    let machine = sequences.fleet.machine("m-0").unwrap();
+    assert_eq!((machine.state, machine.next_boot), (MachineState::Managed, NextBoot::LocalDisk));
+    let lines = sequences.lines(run.id.as_str(), 0, 100).unwrap();
+    assert!(lines.iter().any(|line| line.text.starts_with("writing debian-lab")), "{lines:?}");
+}
+
+#[test]
+fn a_lost_message_or_reply_anywhere_changes_nothing() {
+    let mut number = 1;
+    loop {
+        for lost in [Lost::Request, Lost::Reply] {
+            let folder = tempfile::tempdir().unwrap();
+            let sequences = site(folder.path());
+            sequences.publish(DOCUMENT, &by()).unwrap();
+            let ids = machines(&sequences, 1);
+            let deployment = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
+            let (result, messages) = live(&sequences, &ids[0], &mut World::default(), Some((number, lost)));
+            assert_eq!(result, RunResult::Succeeded, "message {number}");
+            let run = sequences.deployment(&deployment.id).unwrap().runs.remove(0);
+            let entries = sequences.entries(run.id.as_str()).unwrap();
+            assert_eq!(entries.len(), 5 * 3 + 2, "message {number}: each entry once");
+            let texts: Vec<String> =
+                sequences.lines(run.id.as_str(), 0, 100).unwrap().into_iter().map(|l| l.text).collect();
+            assert_eq!(texts.len(), 3, "message {number}: each line once: {texts:?}");
+            if number > messages {
+                assert!(number > 15, "{number} messages");
+                return;
+            }
+        }
+        number += 4;
+    }
+}
+
+#[test]
+fn a_run_is_cancelled_before_it_begins_and_a_failed_one_is_sent_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    sequences.publish(DOCUMENT, &by()).unwrap();
+    let ids = machines(&sequences, 1);
+    let deployment = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
+    let run = sequences.deployment(&deployment.id).unwrap().runs.remove(0);
+    let cancelled = sequences.direct(run.id.as_str(), Directive::Cancel, &by()).unwrap();
+    assert_eq!(cancelled.state, RunState::Cancelled);
+    assert!(sequences.fetch(&ids[0], Place::BootEnvironment).unwrap().order.is_none());
+    assert!(sequences.direct(run.id.as_str(), Directive::Pause, &by()).is_err());
+
+    let bad = DOCUMENT.replace("- install-agent:", "- run-command: { command: [flaky] }\n  - install-agent:");
+    sequences.publish(&bad.replace("name: Lab", "name: Flaky"), &by()).unwrap();
+    let flaky = Request { sequence: "Flaky".into(), ..request(&["m-0"], Some(1)) };
+    let deployment = sequences.start(&flaky, &by()).unwrap();
+    let mut world = World::default();
+    world.exits.insert("flaky".into(), vec![3]);
+    assert_eq!(live(&sequences, &ids[0], &mut world, None).0, RunResult::Failed);
+    let run = sequences.deployment(&deployment.id).unwrap().runs.remove(0);
+    assert_eq!(run.error.as_deref(), Some("`flaky` ended with status 3: out"));
+    assert_eq!(sequences.fleet.machine("m-0").unwrap().state, MachineState::Failed);
+    assert!(sequences.retry(run.id.as_str(), Some("9"), &by()).is_err());
+    sequences.retry(run.id.as_str(), None, &by()).unwrap();
+    assert_eq!(live(&sequences, &ids[0], &mut world, None).0, RunResult::Succeeded);
+    assert_eq!(world.commands["flaky"], 2);
+    let run = sequences.run(run.id.as_str()).unwrap();
+    assert_eq!((run.state, run.error), (RunState::Succeeded, None));
+}
+
+#[test]
+fn the_plan_names_what_then_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    sequences.publish(DOCUMENT, &by()).unwrap();
+    let ids = machines(&sequences, 1);
+    let preview = sequences.preview(&request(&["m-0"], None)).unwrap();
+    assert_eq!((preview.erases, preview.refusals.len()), (1, 0));
+    let planned: Vec<String> = preview.plans[0]
+        .items
+        .iter()
+        .filter(|item| matches!(item.fate, Fate::Runs { .. }))
+        .map(|item| item.id.0.clone())
+        .collect();
+    let deployment = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
+    live(&sequences, &ids[0], &mut World::default(), None);
+    let run = sequences.deployment(&deployment.id).unwrap().runs.remove(0);
+    let ran: Vec<String> = sequences
+        .entries(run.id.as_str())
+        .unwrap()
+        .into_iter()
+        .filter(|entry| matches!(entry.what, crate::tasksequence::journal::What::Finished(_)))
+        .map(|entry| entry.item.0)
+        .collect();
+    assert_eq!(planned, ran);
+}
+
+/// Reports the end of a run as its machine would, without carrying it out.
+fn finish(sequences: &Sequences, machine: &MachineId, result: RunResult) {
+    let order = *sequences.fetch(machine, Place::BootEnvironment).unwrap().order.unwrap();
+    let ended = Entry {
+        at: Timestamp::default(),
+        item: crate::tasksequence::model::ItemId(String::new()),
+        what: crate::tasksequence::journal::What::Ended { result },
+    };
+    let message = PostEvents {
+        run: order.run,
+        journal_from: 0,
+        journal: vec![ended],
+        boot: "b".into(),
+        lines_from: 0,
+        lines: Vec::new(),
+        progress: None,
+        restart: None,
+        sent_at: Timestamp::default(),
+    };
+    sequences.post(machine, &message).unwrap();
+}
+
+#[test]
+fn rings_stop_where_they_must_and_go_on_after_the_appliance_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sequences = site(folder.path());
+    sequences.publish("name: Noop\nsteps:\n- check-hardware:\n", &by()).unwrap();
+    let ids = machines(&sequences, 200);
+    let names: Vec<String> = (0..200).map(|index| format!("m-{index}")).collect();
+    let rollout = Rollout { rings: vec![5, 50], failures_percent_max: 8, at_once: 10, ..Rollout::default() };
+    let request = Request { sequence: "Noop".into(), machines: names, rollout, ..Request::default() };
+    let id = sequences.start(&request, &by()).unwrap().id;
+    let mut over = 0;
+    loop {
+        if over % 20 == 7 {
+            // Nothing but the file survives.
+            sequences = site(folder.path());
+            sequences.tick().unwrap();
+        }
+        let runs = sequences.deployment(&id).unwrap().runs;
+        let under_way = runs.iter().filter(|run| matches!(run.state, RunState::Waiting | RunState::Running)).count();
+        assert!(under_way <= 10);
+        let Some(index) = runs.iter().position(|run| run.state == RunState::Waiting) else { break };
+        let result = if index % 10 == 9 { RunResult::Failed } else { RunResult::Succeeded };
+        finish(&sequences, &ids[index], result);
+        over += 1;
+    }
+    let record = sequences.deployment(&id).unwrap().deployment;
+    assert_eq!(record.stopped.as_deref(), Some("5 of 50 runs in ring 2 failed, at most 8 % may"));
+    assert_eq!(record.counts.queued, 145);
+    assert_eq!(record.counts.word(true), "stopped");
+    sequences.resume(&id, 20, &by()).unwrap();
+    assert_eq!(sequences.deployment(&id).unwrap().deployment.counts.waiting, 10);
+}
