@@ -16,6 +16,16 @@ pub fn write_whole_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole_mode(path, bytes, 0o600)
 }
 
+/// A file without a name in `folder`, which is gone when it is closed.
+pub fn unnamed(folder: &Path) -> io::Result<File> {
+    static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = folder.join(format!(".unnamed.{}.{number}", std::process::id()));
+    let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}
+
 fn write_whole_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "path has no file name"))?;

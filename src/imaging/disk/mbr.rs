@@ -126,6 +126,10 @@ impl Mbr {
         .collect()
     }
 
+    pub fn has_extended(&self) -> bool {
+        self.primary.iter().any(|(_, slot)| is_extended(slot.kind))
+    }
+
     /// Byte offsets of the sectors that hold the chain of logical partitions.
     pub fn links(&self) -> &[u64] {
         &self.links

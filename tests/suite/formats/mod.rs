@@ -6,7 +6,9 @@
     reason = "a test stops at the first surprise and says what it skips"
 )]
 
+mod containers;
 mod grow;
+mod hostile;
 mod tables;
 mod volumes;
 
