@@ -1,0 +1,13 @@
+//! Real clients against real sockets, between network namespaces. Needs root; what cannot run prints `skipped: why`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise and says what it skips"
+)]
+
+mod appliance;
+mod dhcp;
+mod firmware;
+mod lan;
+mod tftp;
