@@ -15,6 +15,9 @@ pub mod link;
 #[cfg(feature = "server")]
 pub mod api;
 
+#[cfg(feature = "server")]
+pub mod console;
+
 // The nouns.
 pub mod fleet;
 

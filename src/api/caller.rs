@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 
 use super::Problem;
 use crate::access::Principal;
@@ -40,4 +41,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
         parts.extensions.get().cloned().ok_or_else(|| Problem::internal("this route was served without its gate"))
     }
+}
+
+/// The cookie of a person's session. `__Host-`: only over TLS, only to this host.
+const SESSION_COOKIE: &str = "__Host-remint";
+
+/// The value of `Set-Cookie` that opens a session, or ends it when `session` is empty. RFC 6265: `__Host-` wants Secure,
+/// Path=/ and no Domain; Strict keeps other sites from using the session.
+pub fn session_cookie(session: &str) -> String {
+    let age = if session.is_empty() { "; Max-Age=0" } else { "" };
+    format!("{SESSION_COOKIE}={session}; Path=/; Secure; HttpOnly; SameSite=Strict{age}")
+}
+
+/// The session that a request brings along.
+pub fn session_of(headers: &HeaderMap) -> Option<String> {
+    let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
+    cookies.split(';').find_map(|cookie| cookie.trim().strip_prefix(SESSION_COOKIE)?.strip_prefix('=').map(str::to_owned))
 }

@@ -6,15 +6,15 @@
 //! because `access` lies below this kernel. Errors leave as problem+json (RFC 9457) with a `hint`.
 
 mod caller;
-mod live;
+pub mod live;
 pub mod people;
 mod problem;
 mod routes;
 
-pub use caller::{Caller, LocalCaller, PeerCertificate};
+pub use caller::{Caller, LocalCaller, PeerCertificate, session_cookie, session_of};
 pub use live::{Event, Live};
 pub use problem::Problem;
-pub use routes::{Access, RouteInfo, Routes, SESSION_COOKIE, Table};
+pub use routes::{Access, RouteInfo, Routes, Table};
 
 /// Runs work that blocks (the database, files) away from the threads that serve sockets.
 pub async fn blocking<T: Send + 'static>(

@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Access, Caller, Problem, Routes, SESSION_COOKIE, Table, blocking};
+use super::{Access, Caller, Problem, Routes, Table, blocking, session_cookie, session_of};
 use crate::access::authority::Authority;
 use crate::access::db::{self, Error, Gate, Person, Token};
 use crate::access::secret::Secret;
@@ -117,21 +117,14 @@ async fn logout(
     State(state): State<PeopleState>,
     headers: axum::http::HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
-    let cookies = headers.get(header::COOKIE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let find = |cookie: &str| cookie.trim().strip_prefix(SESSION_COOKIE)?.strip_prefix('=').map(str::to_owned);
-    if let Some(session) = cookies.split(';').find_map(find) {
+    if let Some(session) = session_of(&headers) {
         run(state, move |gate| db::logout(&gate.db, &session)).await?;
     }
     Ok(with_cookie("", json!({})))
 }
 
-/// RFC 6265: `__Host-` wants Secure, Path=/ and no Domain; Strict keeps other sites from using the session.
 fn with_cookie(value: &str, body: Value) -> impl IntoResponse + use<> {
-    let age = if value.is_empty() { "; Max-Age=0" } else { "" };
-    (
-        [(header::SET_COOKIE, format!("{SESSION_COOKIE}={value}; Path=/; Secure; HttpOnly; SameSite=Strict{age}"))],
-        Json(body),
-    )
+    ([(header::SET_COOKIE, session_cookie(value))], Json(body))
 }
 
 async fn whoami(caller: Caller) -> Json<Value> {

@@ -8,15 +8,13 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::{Caller, LocalCaller, PeerCertificate, Problem, blocking};
+use super::{Caller, LocalCaller, PeerCertificate, Problem, blocking, session_of};
 use crate::access::db::{Credentials, Gate};
 use crate::access::{Capability, Principal};
 
-/// The cookie of a person's session. `__Host-`: only over TLS, only to this host.
-pub const SESSION_COOKIE: &str = "__Host-remint";
 /// Largest body of a request that does not say otherwise.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
@@ -152,7 +150,7 @@ async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> 
     };
     let refusal = refusal(guard.access, &principal).or_else(|| foreign_page(&request));
     if let Some(problem) = refusal {
-        return problem.into_response();
+        return to_login(wants_page(&request), problem);
     }
     let address = request.extensions().get::<SocketAddr>().copied();
     request.extensions_mut().insert(Caller { principal, address });
@@ -189,6 +187,19 @@ fn foreign_page(request: &Request) -> Option<Problem> {
     (!safe && !own).then(|| Problem::forbidden("the request was made by a page of another site"))
 }
 
+/// What a browser that is not logged in gets in place of a problem document.
+fn to_login(request_wants_page: bool, problem: Problem) -> Response {
+    if request_wants_page && problem.status == StatusCode::UNAUTHORIZED.as_u16() {
+        return Redirect::to("/login").into_response();
+    }
+    problem.into_response()
+}
+
+fn wants_page(request: &Request) -> bool {
+    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    request.method() == Method::GET && accepts.contains("text/html")
+}
+
 /// Credentials as they came, owned, so that the look-up can run elsewhere.
 struct Brought {
     certificate: Option<Arc<[u8]>>,
@@ -199,14 +210,10 @@ struct Brought {
 impl Brought {
     fn from(request: &Request) -> Brought {
         let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-        let session = text(header::COOKIE).and_then(|cookies| {
-            let mut cookies = cookies.split(';');
-            cookies.find_map(|cookie| cookie.trim().strip_prefix(SESSION_COOKIE)?.strip_prefix('=').map(str::to_owned))
-        });
         Brought {
             certificate: request.extensions().get::<PeerCertificate>().and_then(|peer| peer.0.clone()),
             bearer: text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned),
-            session,
+            session: session_of(request.headers()),
         }
     }
 }

@@ -20,6 +20,8 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod collection;
 #[cfg(feature = "server")]
+pub mod console;
+#[cfg(feature = "server")]
 pub mod db;
 #[cfg(feature = "server")]
 pub mod rule;
