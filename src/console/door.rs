@@ -91,7 +91,8 @@ struct Welcome {
 
 async fn welcome(State(gate): State<Arc<Gate>>, Form(given): Form<Welcome>) -> Result<Response, Problem> {
     blocking(move || {
-        let session = accept_invitation(&gate.db, &given.invitation, &given.name, &Secret::new(given.password), gate.clock.now());
+        let session =
+            accept_invitation(&gate.db, &given.invitation, &given.name, &Secret::new(given.password), gate.clock.now());
         Ok(match session {
             Ok(session) => entered(&session),
             Err(error) => refused("Welcome", &welcome_form(&given.invitation, &given.name, Some(&sentence(&error)))),

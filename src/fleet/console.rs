@@ -116,7 +116,11 @@ fn table(pages: &FleetPages, machines: &[&Machine]) -> Markup {
     }
 }
 
-async fn machine(State(pages): State<FleetPages>, caller: Caller, Path(name): Path<String>) -> Result<Response, Problem> {
+async fn machine(
+    State(pages): State<FleetPages>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
     blocking(move || {
         let machine = pages.fleet.machine(&name).map_err(|error| problem(&error))?;
         let collections = pages.fleet.collections_of(&machine.id).map_err(|error| problem(&error))?;
@@ -165,15 +169,26 @@ fn identity(machine: &Machine, collections: &[String]) -> Markup {
     }
 }
 
-async fn approve_from_page(State(pages): State<FleetPages>, caller: Caller, Path(name): Path<String>) -> Result<Response, Problem> {
+async fn approve_from_page(
+    State(pages): State<FleetPages>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
     act(pages, move |fleet| fleet.approve(&name, &caller.principal)).await
 }
 
-async fn reject_from_page(State(pages): State<FleetPages>, caller: Caller, Path(name): Path<String>) -> Result<Response, Problem> {
+async fn reject_from_page(
+    State(pages): State<FleetPages>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
     act(pages, move |fleet| fleet.reject(&name, &caller.principal)).await
 }
 
-async fn act(pages: FleetPages, work: impl FnOnce(&Fleet) -> Result<Machine, super::db::Error> + Send + 'static) -> Result<Response, Problem> {
+async fn act(
+    pages: FleetPages,
+    work: impl FnOnce(&Fleet) -> Result<Machine, super::db::Error> + Send + 'static,
+) -> Result<Response, Problem> {
     blocking(move || {
         let machine = work(&pages.fleet).map_err(|error| problem(&error))?;
         Ok(Redirect::to(&format!("/machines/{}", machine.name)).into_response())

@@ -6,9 +6,11 @@ use super::sequences;
 use super::site::Site;
 use crate::access::db::Gate;
 use crate::api::people::{self, PeopleState};
-use crate::api::{Live, Table};
+use crate::api::{Live, Table, live};
+use crate::console::{assets, door};
 use crate::fleet;
 use crate::fleet::api::{FleetState, Hooks};
+use crate::fleet::console::FleetPages;
 use crate::fleet::db::Fleet;
 use crate::fleet::enrolment::Policy;
 use crate::imaging;
@@ -56,11 +58,16 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         machine_certificate_days: enrolment.certificate_days,
         hooks: Arc::new(hooks),
     };
+    let pages = FleetPages { fleet: fleet.clone(), sections: Arc::default(), activity: Arc::new(|_| None) };
     let images = Images::new(site.store.clone(), site.signing.public());
     let table = Table::default()
         .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
         .merge(fleet::api::routes(fleet_state))
         .merge(imaging::api::routes(images))
-        .merge(tasksequence::api::routes(sequences.clone()));
+        .merge(tasksequence::api::routes(sequences.clone()))
+        .merge(live::routes(live.clone()))
+        .merge(assets::routes())
+        .merge(door::routes(gate.clone()))
+        .merge(fleet::console::routes(pages));
     Ok(Assembly { fleet, sequences, live, gate, table })
 }
