@@ -17,6 +17,8 @@ pub mod apply;
 pub mod capture;
 pub mod chunk;
 pub mod chunker;
+#[cfg(feature = "server")]
+pub mod console;
 pub mod disk;
 pub mod error;
 pub mod fs;

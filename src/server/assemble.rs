@@ -10,7 +10,7 @@ use crate::api::{Live, Table, live};
 use crate::console::{assets, door};
 use crate::fleet;
 use crate::fleet::api::{FleetState, Hooks};
-use crate::fleet::console::FleetPages;
+use crate::fleet::console::{Activity, FleetPages, Section};
 use crate::fleet::db::Fleet;
 use crate::fleet::enrolment::Policy;
 use crate::imaging;
@@ -58,16 +58,30 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         machine_certificate_days: enrolment.certificate_days,
         hooks: Arc::new(hooks),
     };
-    let pages = FleetPages { fleet: fleet.clone(), sections: Arc::default(), activity: Arc::new(|_| None) };
+    let pages =
+        FleetPages { fleet: fleet.clone(), sections: Arc::new(sections(&sequences)), activity: activity(&sequences) };
     let images = Images::new(site.store.clone(), site.signing.public());
     let table = Table::default()
         .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
         .merge(fleet::api::routes(fleet_state))
+        .merge(imaging::console::routes(images.clone()))
         .merge(imaging::api::routes(images))
         .merge(tasksequence::api::routes(sequences.clone()))
+        .merge(tasksequence::console::routes(sequences.clone()))
         .merge(live::routes(live.clone()))
         .merge(assets::routes())
         .merge(door::routes(gate.clone()))
         .merge(fleet::console::routes(pages));
     Ok(Assembly { fleet, sequences, live, gate, table })
+}
+
+/// What the subjects show on a machine's page, in this order.
+fn sections(sequences: &Arc<Sequences>) -> Vec<Box<Section>> {
+    let runs = sequences.clone();
+    vec![Box::new(move |machine| tasksequence::console::machine_section(&runs, machine))]
+}
+
+fn activity(sequences: &Arc<Sequences>) -> Arc<Activity> {
+    let sequences = sequences.clone();
+    Arc::new(move |machine| tasksequence::console::activity(&sequences, machine))
 }

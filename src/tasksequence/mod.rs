@@ -18,6 +18,8 @@
 pub mod api;
 pub mod condition;
 #[cfg(feature = "server")]
+pub mod console;
+#[cfg(feature = "server")]
 pub mod db;
 #[cfg(feature = "server")]
 pub mod deployment;
