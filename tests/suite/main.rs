@@ -1,4 +1,5 @@
 //! All tests that need no root, in one binary.
 
+mod configuration;
 mod formats;
 mod routes;
