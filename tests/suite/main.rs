@@ -1,5 +1,7 @@
 //! All tests that need no root, in one binary.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod configuration;
 mod formats;
 mod routes;
