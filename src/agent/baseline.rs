@@ -10,9 +10,10 @@ use super::state::{Folder, Identity};
 use crate::link;
 use crate::link::client::Client;
 use crate::software::converge::converge;
-use crate::software::host::{System, sha256};
+use crate::software::host::System;
 use crate::software::link::{FetchPolicy, Payload, Policy, ReportCompliance, Wanted};
 use crate::software::model::Finding;
+use crate::stdx::digest::sha256_of_file;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::time::{Clock, SystemClock};
 use crate::tasksequence::host::HostError;
@@ -63,7 +64,7 @@ fn fetch(
     let extension = extension(&wanted.package.payload);
     let path = packages.join(format!("{}{extension}", wanted.package.name));
     images::apply_file(client, &identity.site_public_key, &payload.version, &path).map_err(|error| chain(&error))?;
-    let found = sha256(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let found = sha256_of_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     if found != payload.sha256 {
         return Err(format!("the payload has the digest {found}, expected {}", payload.sha256));
     }

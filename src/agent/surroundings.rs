@@ -12,7 +12,7 @@ use crate::imaging::manifest::Manifest;
 use crate::imaging::store::ChunkSource;
 use crate::inventory::hardware;
 use crate::link::client::Client;
-use crate::software::host::sha256;
+use crate::stdx::digest::sha256_of_file;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::time::{Clock, SystemClock};
 use crate::tasksequence::host::real::Surroundings;
@@ -61,7 +61,8 @@ impl Surroundings for Around {
             put(root, &file)?;
         }
         enable_service(root)?;
-        let program = sha256(&within(root, state::PROGRAM)).map_err(|error| HostError::new(error.to_string()))?;
+        let program =
+            sha256_of_file(&within(root, state::PROGRAM)).map_err(|error| HostError::new(error.to_string()))?;
         let mut evidence = Map::new();
         evidence.insert("agent".into(), json!(env!("CARGO_PKG_VERSION")));
         evidence.insert("sha256".into(), json!(program));

@@ -13,12 +13,15 @@ pub mod context;
 mod failure;
 pub mod output;
 
+mod baseline;
 mod boot;
 mod collection;
 mod deploy;
 mod init;
+mod inventory;
 mod lab;
 mod machine;
+mod package;
 mod sequence;
 mod serve;
 mod token;
@@ -63,6 +66,15 @@ enum Command {
     /// Sequences on machines: start, watch, pause, cancel
     #[command(subcommand)]
     Deploy(deploy::Command),
+    /// Software packages
+    #[command(subcommand)]
+    Package(package::Command),
+    /// The software that machines must have, and whether they do
+    #[command(subcommand)]
+    Baseline(baseline::Command),
+    /// What machines are made of and what is installed on them
+    #[command(subcommand)]
+    Inventory(inventory::Command),
     /// People who may log in
     #[command(subcommand)]
     User(user::Command),
@@ -100,6 +112,9 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Collection(command) => collection::run(command, context),
         Command::Sequence(command) => sequence::run(command, context),
         Command::Deploy(command) => deploy::run(command, context),
+        Command::Package(command) => package::run(command, context),
+        Command::Baseline(command) => baseline::run(command, context),
+        Command::Inventory(command) => inventory::run(command, context),
         Command::User(command) => user::run(command, context),
         Command::Token(command) => token::run(command, context),
         Command::Lab(command) => lab::run(command, context),

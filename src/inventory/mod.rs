@@ -6,9 +6,16 @@
 //!
 //! Absent: anything that changes the machine.
 
+#[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
+pub mod db;
+pub mod difference;
 #[cfg(feature = "agent")]
 pub mod hardware;
 pub mod link;
 pub mod model;
+#[cfg(feature = "server")]
+pub mod query;
 #[cfg(feature = "agent")]
 pub mod software;

@@ -4,6 +4,7 @@
 //! they leave `bounded`, lists have a limit that is far above any real machine.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::stdx::mac::MacAddr;
 
@@ -218,4 +219,50 @@ pub struct Package {
     pub name: String,
     pub version: String,
     pub architecture: String,
+}
+
+/// The same with every text cut and cleaned and every list cut: what a machine says is never trusted to be short.
+pub fn bounded<T: Serialize + for<'de> Deserialize<'de> + Default>(said: &T, entries_max: usize) -> T {
+    let mut value = serde_json::to_value(said).unwrap_or_default();
+    bound(&mut value, entries_max);
+    serde_json::from_value(value).unwrap_or_default()
+}
+
+fn bound(value: &mut Value, entries_max: usize) {
+    match value {
+        Value::String(text) if text.len() > TEXT_CHARACTERS_MAX || text.contains(char::is_control) => {
+            *text = text.chars().filter(|c| !c.is_control()).take(TEXT_CHARACTERS_MAX).collect();
+        }
+        Value::Array(entries) => {
+            entries.truncate(entries_max);
+            entries.iter_mut().for_each(|entry| bound(entry, entries_max));
+        }
+        Value::Object(fields) => fields.values_mut().for_each(|field| bound(field, entries_max)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inventory_that_lies_is_cut_to_what_fits() {
+        let mut hardware = Hardware::default();
+        hardware.system.serial = Some(format!("x'; DROP TABLE machine; --\0<script>{}", "y".repeat(10_000_000)));
+        hardware.usb = vec![UsbDevice::default(); 5000];
+        let bounded = bounded(&hardware, DEVICES_MAX);
+        let serial = bounded.system.serial.unwrap();
+        assert!(serial.chars().count() == TEXT_CHARACTERS_MAX && !serial.contains('\0'));
+        assert!(serial.starts_with("x'; DROP TABLE machine; --<script>"), "text is kept as text: {serial}");
+        assert_eq!(bounded.usb.len(), DEVICES_MAX);
+    }
+
+    #[test]
+    fn wrong_types_are_refused_and_what_is_new_is_ignored() {
+        let parse = |text: &str| serde_json::from_str::<Hardware>(text);
+        assert!(parse(r#"{"system": {"serial": 5}}"#).is_err());
+        assert!(parse(r#"{"memory": {"total_bytes": -1}}"#).is_err());
+        assert_eq!(parse(r#"{"from_the_future": {"a": 1}}"#).unwrap(), Hardware::default());
+    }
 }

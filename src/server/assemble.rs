@@ -9,12 +9,19 @@ use crate::api::people::{self, PeopleState};
 use crate::api::{Live, Table, live};
 use crate::console::{assets, door};
 use crate::fleet;
+use crate::fleet::MachineId;
 use crate::fleet::api::{FleetState, Hooks};
 use crate::fleet::console::{Activity, FleetPages, Section};
 use crate::fleet::db::Fleet;
 use crate::fleet::enrolment::Policy;
 use crate::imaging;
 use crate::imaging::api::Images;
+use crate::inventory;
+use crate::inventory::api::InventoryState;
+use crate::inventory::db::Inventory;
+use crate::software;
+use crate::software::api::SoftwareState;
+use crate::software::db::SoftwareStore;
 use crate::stdx::hint::Hint;
 use crate::tasksequence;
 use crate::tasksequence::db::Sequences;
@@ -50,7 +57,9 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let fleet = Arc::new(Fleet::open(site.db.clone(), site.clock.clone(), live.clone(), enrolment.rule, policy)?);
     let gate = Arc::new(Gate { db: site.db.clone(), clock: site.clock.clone() });
     let sequences = sequences::open(&fleet, &site.store, site.signing.public());
-    let hooks = Hooks { hardware: Box::new(|_, _| ()), deploy: sequences::deployer(&sequences) };
+    let inventory = Arc::new(Inventory { db: site.db.clone(), clock: site.clock.clone() });
+    let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
+    let hooks = Hooks { hardware: keep_hardware(&inventory), deploy: sequences::deployer(&sequences) };
     let fleet_state = FleetState {
         fleet: fleet.clone(),
         authority: site.authority.clone(),
@@ -68,6 +77,8 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         .merge(imaging::api::routes(images))
         .merge(tasksequence::api::routes(sequences.clone()))
         .merge(tasksequence::console::routes(sequences.clone()))
+        .merge(inventory::api::routes(InventoryState { inventory, fleet: fleet.clone() }))
+        .merge(software::api::routes(SoftwareState { software, fleet: fleet.clone() }))
         .merge(live::routes(live.clone()))
         .merge(assets::routes())
         .merge(door::routes(gate.clone()))
@@ -84,4 +95,14 @@ fn sections(sequences: &Arc<Sequences>) -> Vec<Box<Section>> {
 fn activity(sequences: &Arc<Sequences>) -> Arc<Activity> {
     let sequences = sequences.clone();
     Arc::new(move |machine| tasksequence::console::activity(&sequences, machine))
+}
+
+/// What a check-in says of the hardware is kept; that it could not be is no reason to turn the machine away.
+fn keep_hardware(inventory: &Arc<Inventory>) -> Box<dyn Fn(&MachineId, &serde_json::Value) + Send + Sync> {
+    let inventory = inventory.clone();
+    Box::new(move |machine, hardware| {
+        if let Err(error) = inventory.record_check_in(machine, hardware) {
+            tracing::warn!(machine = machine.as_str(), "the hardware was not kept: {error}");
+        }
+    })
 }

@@ -24,13 +24,21 @@ use crate::dhcp;
 use crate::fleet;
 use crate::imaging;
 use crate::imaging::store::local::LocalStore;
+use crate::inventory;
+use crate::software;
 use crate::stdx::hint::Hint;
 use crate::stdx::time::{Clock, SystemClock};
 use crate::tasksequence;
 
 /// Every subject's tables, oldest subject first.
-const MIGRATIONS: &[&[db::Migration]] =
-    &[access::db::MIGRATIONS, fleet::db::MIGRATIONS, dhcp::db::MIGRATIONS, tasksequence::db::MIGRATIONS];
+const MIGRATIONS: &[&[db::Migration]] = &[
+    access::db::MIGRATIONS,
+    fleet::db::MIGRATIONS,
+    dhcp::db::MIGRATIONS,
+    tasksequence::db::MIGRATIONS,
+    inventory::db::MIGRATIONS,
+    software::db::MIGRATIONS,
+];
 
 pub struct Site {
     pub folder: PathBuf,

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use sha2::{Digest, Sha256};
 
 use super::converge::{Ended, Machine};
 use crate::inventory::software::dpkg_packages;
-use crate::stdx::hex;
+use crate::stdx::digest::sha256_of_file;
 
 /// What is kept of a program's output: the end, where the reason is.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
@@ -43,7 +42,7 @@ impl Machine for System {
     }
 
     fn file_sha256(&mut self, path: &str) -> Option<String> {
-        sha256(Path::new(path)).ok()
+        sha256_of_file(Path::new(path)).ok()
     }
 
     fn file_exists(&mut self, path: &str) -> bool {
@@ -79,19 +78,6 @@ impl Machine for System {
     fn discard(&mut self, folder: &Path) {
         // What stays behind is found and removed at the next start, with the whole scratch folder.
         let _ = fs::remove_dir_all(folder);
-    }
-}
-
-/// SHA-256 of a file, lower-case hexadecimal.
-pub fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::emit(&digest.finalize())),
-            count => digest.update(&buffer[..count]),
-        }
     }
 }
 

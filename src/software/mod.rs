@@ -6,8 +6,12 @@
 //!
 //! Absent: shells. Programs are argument lists; a package's script is a file of its own archive.
 
+#[cfg(feature = "server")]
+pub mod api;
 #[cfg(feature = "agent")]
 pub mod converge;
+#[cfg(feature = "server")]
+pub mod db;
 #[cfg(feature = "agent")]
 pub mod host;
 pub mod link;

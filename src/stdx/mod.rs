@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod bytes;
 pub mod crc32;
 pub mod datagram;
+pub mod digest;
 pub mod file;
 pub mod frame;
 pub mod hex;
