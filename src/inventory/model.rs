@@ -34,6 +34,18 @@ pub struct Hardware {
     pub batteries: Vec<Battery>,
 }
 
+impl Hardware {
+    /// Whether the makers' names are those that hypervisors give.
+    pub fn is_virtual(&self) -> bool {
+        const MAKERS: [&str; 8] =
+            ["qemu", "kvm", "vmware", "virtualbox", "innotek", "xen", "microsoft corporation virtual machine", "bochs"];
+        let said = |text: &Option<String>| text.clone().unwrap_or_default().to_ascii_lowercase();
+        let system = format!("{} {}", said(&self.system.manufacturer), said(&self.system.product));
+        let bios = said(&self.firmware.vendor);
+        MAKERS.iter().any(|maker| system.contains(maker) || bios.contains(maker))
+    }
+}
+
 /// SMBIOS type 1.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -174,7 +174,7 @@ fn permit(context: &AuthContext<'_>, tables: &BTreeSet<String>) -> Authorization
 
 fn collect(connection: &Connection, sql: &str) -> Result<Answer, rusqlite::Error> {
     let mut statement = connection.prepare(sql)?;
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut answer = Answer { columns, ..Answer::default() };
     let mut rows = statement.query([])?;
     let mut bytes = 0;

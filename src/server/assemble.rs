@@ -56,8 +56,8 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let policy = Policy { continue_runs: enrolment.continue_runs };
     let fleet = Arc::new(Fleet::open(site.db.clone(), site.clock.clone(), live.clone(), enrolment.rule, policy)?);
     let gate = Arc::new(Gate { db: site.db.clone(), clock: site.clock.clone() });
-    let sequences = sequences::open(&fleet, &site.store, site.signing.public());
     let inventory = Arc::new(Inventory { db: site.db.clone(), clock: site.clock.clone() });
+    let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public());
     let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
     let hooks = Hooks { hardware: keep_hardware(&inventory), deploy: sequences::deployer(&sequences) };
     let fleet_state = FleetState {
@@ -97,8 +97,10 @@ fn activity(sequences: &Arc<Sequences>) -> Arc<Activity> {
     Arc::new(move |machine| tasksequence::console::activity(&sequences, machine))
 }
 
+type KeepHardware = dyn Fn(&MachineId, &serde_json::Value) + Send + Sync;
+
 /// What a check-in says of the hardware is kept; that it could not be is no reason to turn the machine away.
-fn keep_hardware(inventory: &Arc<Inventory>) -> Box<dyn Fn(&MachineId, &serde_json::Value) + Send + Sync> {
+fn keep_hardware(inventory: &Arc<Inventory>) -> Box<KeepHardware> {
     let inventory = inventory.clone();
     Box::new(move |machine, hardware| {
         if let Err(error) = inventory.record_check_in(machine, hardware) {

@@ -10,20 +10,28 @@ use crate::access::signing::PublicKey;
 use crate::fleet::db::Fleet;
 use crate::fleet::machine::{Machine, MachineId};
 use crate::imaging::store::local::LocalStore;
+use crate::inventory::db::Inventory;
+use crate::inventory::model;
 use crate::stdx::hint::chain;
 use crate::tasksequence::db::{Lookup, Sequences};
 use crate::tasksequence::facts::Facts;
 use crate::tasksequence::grant;
+use crate::tasksequence::host::Disk;
 
 /// How often deployments that wait for a time or a deadline are looked at.
 const TICK: Duration = Duration::from_secs(5);
 
-pub(super) fn open(fleet: &Arc<Fleet>, store: &Arc<LocalStore>, key: PublicKey) -> Arc<Sequences> {
-    let (images, names, known) = (store.clone(), store.clone(), fleet.clone());
+pub(super) fn open(
+    fleet: &Arc<Fleet>,
+    inventory: &Arc<Inventory>,
+    store: &Arc<LocalStore>,
+    key: PublicKey,
+) -> Arc<Sequences> {
+    let (images, names, known, inventory) = (store.clone(), store.clone(), fleet.clone(), inventory.clone());
     let lookup = Lookup {
         image: Box::new(move |reference| grant::find(&images, &key, reference).map_err(|error| chain(&error))),
         images: Box::new(move || names.images().unwrap_or_default()),
-        facts: Box::new(move |machine| facts(&known, machine)),
+        facts: Box::new(move |machine| facts(&known, &inventory, machine)),
         wake: Box::new(|_| ()),
     };
     Arc::new(Sequences { fleet: fleet.clone(), lookup })
@@ -57,8 +65,10 @@ pub(super) async fn keep_moving(sequences: Arc<Sequences>, mut stopped: watch::R
     }
 }
 
-fn facts(fleet: &Fleet, machine: &Machine) -> Facts {
+/// What is known of a machine; hardware that was not reported yet is as if it had none.
+fn facts(fleet: &Fleet, inventory: &Inventory, machine: &Machine) -> Facts {
     let identity = &machine.identity;
+    let hardware = inventory.hardware(&machine.id).ok().flatten().unwrap_or_default().what;
     Facts {
         id: machine.id.0.clone(),
         name: machine.name.clone(),
@@ -68,6 +78,23 @@ fn facts(fleet: &Fleet, machine: &Machine) -> Facts {
         manufacturer: identity.manufacturer.clone(),
         model: identity.model.clone(),
         collections: fleet.collections_of(&machine.id).unwrap_or_default(),
+        firmware: hardware.firmware.kind.clone(),
+        architecture: hardware.architecture.clone(),
+        memory_bytes: hardware.memory.total_bytes,
+        processors: hardware.processor.threads,
+        virtual_machine: hardware.is_virtual(),
+        disks: hardware.disks.into_iter().map(disk).collect(),
         ..Facts::default()
+    }
+}
+
+fn disk(disk: model::Disk) -> Disk {
+    Disk {
+        path: format!("/dev/{}", disk.name),
+        bytes: disk.bytes,
+        serial: disk.serial,
+        model: disk.model,
+        rotational: disk.rotational,
+        removable: disk.removable,
     }
 }

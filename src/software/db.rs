@@ -140,7 +140,7 @@ impl SoftwareStore {
 
     /// All versions of all packages, the newest version of each first.
     pub fn packages(&self) -> Result<Vec<Stored>, Error> {
-        self.db.read(|c| all_packages(c))
+        self.db.read(all_packages)
     }
 
     /// `NAME@VERSION`, or the newest of `NAME`.
@@ -200,7 +200,7 @@ impl SoftwareStore {
     }
 
     pub fn baselines(&self) -> Result<Vec<Baseline>, Error> {
-        self.db.read(|c| all_baselines(c))
+        self.db.read(all_baselines)
     }
 
     pub fn baseline(&self, name: &str) -> Result<Baseline, Error> {
