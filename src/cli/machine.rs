@@ -83,9 +83,81 @@ fn list(state: Option<&str>, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The whole record: the machine, its latest run with each step, hardware, software, how it stands with its baselines.
 fn show(name: &Name, context: &Context) -> Result<(), Failure> {
-    let machine: Value = context.api()?.get(&path(name, ""))?;
-    output::json(&machine)
+    let api = context.api()?;
+    let mut record: Value = api.get(&path(name, ""))?;
+    let runs: Vec<Value> = api.get(&format!("/api/v1/runs?machine={}", name.machine))?;
+    let newest = runs.first().and_then(|run| run["id"].as_str());
+    record["run"] = newest.map(|id| api.get(&format!("/api/v1/runs/{id}"))).transpose()?.unwrap_or(Value::Null);
+    if let Some(run) = record["run"].as_object_mut() {
+        run.remove("journal");
+    }
+    for part in ["hardware", "software", "compliance"] {
+        // A machine that has not reported yet has no such part.
+        record[part] = api.get(&path(name, &format!("/{part}"))).unwrap_or(Value::Null);
+    }
+    if context.json() {
+        return output::json(&record);
+    }
+    print_record(&record);
+    Ok(())
+}
+
+fn print_record(record: &Value) {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let identity = &record["identity"];
+    output::line(format!("{}  {}", text(&record["name"]), text(&record["state"])));
+    output::line(format!(
+        "  hardware    {} {}, serial {}",
+        text(&identity["manufacturer"]),
+        text(&identity["model"]),
+        text(&identity["system_serial"])
+    ));
+    output::line(format!(
+        "  address     {}, speaks from {}",
+        text(&record["address"]),
+        text(&record["stage"]).replace('-', " ")
+    ));
+    if let Some(code) = record["pairing_code"].as_str() {
+        output::line(format!("  waits with the code {code}: `remint machine approve {}`", text(&record["name"])));
+    }
+    print_run(&record["run"]);
+    print_software(record);
+}
+
+fn print_run(run: &Value) {
+    let Some(sequence) = run["sequence"].as_str() else { return };
+    output::line(format!("  run         {sequence}: {}", run["state"].as_str().unwrap_or("-")));
+    let steps = run["steps"].as_array().into_iter().flatten();
+    let rows = steps.map(|step| {
+        let took =
+            step["took_milliseconds"].as_f64().map_or_else(|| "-".into(), |took| format!("{:.1} s", took / 1000.0));
+        let text = |field: &str| step[field].as_str().unwrap_or_default().to_owned();
+        vec![String::new(), text("name"), text("state"), took, text("error")]
+    });
+    output::table(&["", "STEP", "STATE", "TOOK", "ERROR"], rows.collect(), "");
+    for (label, field) in [("error", "error"), ("hint", "hint")] {
+        if let Some(text) = run[field].as_str() {
+            output::line(format!("  {label}: {text}"));
+        }
+    }
+}
+
+fn print_software(record: &Value) {
+    let packages = record["software"]["packages"].as_array().map(Vec::len);
+    if let Some(count) = packages {
+        output::line(format!("  software    {count} packages installed"));
+    }
+    let standings = record["compliance"].as_array().into_iter().flatten();
+    let rows = standings.map(|standing| {
+        let text = |field: &str| standing[field].as_str().unwrap_or("-").to_owned();
+        vec![String::new(), text("baseline"), text("package"), text("version"), text("state")]
+    });
+    let rows: Vec<_> = rows.collect();
+    if !rows.is_empty() {
+        output::table(&["", "BASELINE", "PACKAGE", "VERSION", "STATE"], rows, "");
+    }
 }
 
 fn act(name: &Name, verb: &str, done: &str, context: &Context) -> Result<(), Failure> {

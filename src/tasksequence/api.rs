@@ -21,6 +21,7 @@ use super::link::{EventsReply, FetchRun, FetchRunReply, PostEvents};
 use super::model::{Sequence, Values};
 use super::parser;
 use super::plan::{self, Plan};
+use super::story::{StepRecord, tell};
 
 type Shared = State<Arc<Sequences>>;
 
@@ -216,16 +217,16 @@ struct RunDetail {
     #[serde(flatten)]
     record: RunRecord,
     /// Steps in the order of the document.
-    steps: Vec<Value>,
+    steps: Vec<StepRecord>,
     journal: Vec<Entry>,
 }
 
 async fn run(State(sequences): Shared, Path(run): Path<String>) -> Result<Json<RunDetail>, Problem> {
     answer(sequences, move |sequences| {
         let order = sequences.run_order(&run)?;
-        let step = |(item, step): (&super::model::Item, &super::model::Step)| json!({ "id": item.id, "name": item.name, "kind": step.kind });
-        let steps = order.sequence.steps().map(step).collect();
-        Ok(RunDetail { record: sequences.run(&run)?, steps, journal: sequences.entries(&run)? })
+        let journal = sequences.entries(&run)?;
+        let steps = tell(&order.sequence, &journal);
+        Ok(RunDetail { record: sequences.run(&run)?, steps, journal })
     })
     .await
 }

@@ -12,13 +12,13 @@ use crate::console::page::page;
 use crate::console::part::{Tone, badge, bar, duration, facts, instant, nothing, section, size};
 use crate::fleet::deployment::RunState;
 use crate::fleet::machine::Machine;
-use crate::stdx::time::Timestamp;
 
 use super::api::problem;
 use super::db::{RunRecord, Sequences};
 use super::event::{Line, StepProgress};
-use super::journal::{Entry, Finished, StepResult, What};
+use super::journal::Entry;
 use super::model::Sequence;
+use super::story::{StepRecord, StepState, tell};
 
 /// Lines of the log that a page shows, the last ones.
 const LOG_LINES: u64 = 400;
@@ -166,84 +166,48 @@ fn summary(run: &RunRecord) -> Markup {
     }
 }
 
-/// The last that is known of a step.
-#[derive(Default)]
-struct StepStory<'a> {
-    started: Option<Timestamp>,
-    finished: Option<(Timestamp, &'a Finished)>,
-    skipped: Option<&'a str>,
-    attempts: u32,
-}
-
-impl<'a> StepStory<'a> {
-    fn of(entries: &'a [Entry], item: &super::model::ItemId) -> StepStory<'a> {
-        let mut story = StepStory::default();
-        for entry in entries.iter().filter(|entry| entry.item == *item) {
-            match &entry.what {
-                What::Started { attempt, .. } => {
-                    story.attempts = *attempt;
-                    story.started = story.started.or(Some(entry.at));
-                    story.finished = None;
-                }
-                What::Finished(finished) => story.finished = Some((entry.at, finished)),
-                What::Skipped { why } => story.skipped = Some(why),
-                What::Rewound => story = StepStory::default(),
-                _ => {}
-            }
-        }
-        story
-    }
-
-    fn verdict(&self) -> (Tone, &'static str) {
-        match (&self.finished, self.started, self.skipped) {
-            (Some((_, finished)), _, _) => match finished.result {
-                StepResult::Done => (Tone::Good, "done"),
-                StepResult::Held => (Tone::Good, "held already"),
-                StepResult::Failed => (Tone::Bad, "failed"),
-            },
-            (None, Some(_), _) => (Tone::Busy, "running"),
-            (None, None, Some(_)) => (Tone::Quiet, "skipped"),
-            (None, None, None) => (Tone::Quiet, "to do"),
-        }
-    }
-}
-
 fn timeline(sequence: &Sequence, entries: &[Entry], run: &RunRecord) -> Markup {
     html! {
         table {
             thead { tr { th { "Step" } th { "State" } th { "Took" } th { "What it found" } } }
-            tbody { @for (item, _) in sequence.steps() { (step_row(&StepStory::of(entries, &item.id), &item.name, run, run.step == item.id)) } }
+            tbody { @for step in tell(sequence, entries) { (step_row(&step, run)) } }
         }
     }
 }
 
-fn step_row(story: &StepStory<'_>, name: &str, run: &RunRecord, current: bool) -> Markup {
-    let (tone, word) = story.verdict();
-    let took = story.started.zip(story.finished.as_ref()).map(|(from, (to, _))| duration(to.since(from)));
-    let progress =
-        run.progress.as_ref().filter(|progress| current && run.state == RunState::Running && progress.total > 0);
+fn step_row(step: &StepRecord, run: &RunRecord) -> Markup {
+    let (tone, word) = match step.state {
+        StepState::ToDo => (Tone::Quiet, "to do"),
+        StepState::Running => (Tone::Busy, "running"),
+        StepState::Done => (Tone::Good, "done"),
+        StepState::Held => (Tone::Good, "held already"),
+        StepState::Failed => (Tone::Bad, "failed"),
+        StepState::Skipped => (Tone::Quiet, "skipped"),
+    };
+    let current = run.step.0 == step.id && run.state == RunState::Running;
+    let progress = run.progress.as_ref().filter(|progress| current && progress.total > 0);
     html! {
         tr {
-            td { (name) }
-            td { (badge(tone, word)) @if story.attempts > 1 { " attempt " (story.attempts) } }
-            td { (took.as_deref().unwrap_or("-")) }
+            td { (step.name) }
+            td { (badge(tone, word)) @if step.attempts > 1 { " attempt " (step.attempts) } }
+            td { (step.took_milliseconds.map_or_else(|| "-".to_owned(), duration)) }
             td {
                 @if let Some(progress) = progress { (progress_bar(progress)) }
-                @if let Some((_, finished)) = &story.finished { (evidence(finished)) }
-                @if let Some(why) = story.skipped { (why) }
+                (findings(step))
+                @if let Some(why) = &step.skipped_because { (why) }
             }
         }
     }
 }
 
-fn evidence(finished: &Finished) -> Markup {
+fn findings(step: &StepRecord) -> Markup {
     html! {
-        @if let Some(error) = &finished.error { p.problem { (error) } }
-        @if let Some(hint) = &finished.hint { p.hint { "What to do: " (hint) } }
-        @if !finished.evidence.is_empty() {
+        @if let Some(error) = &step.error { p.problem { (error) } }
+        @if let Some(hint) = &step.hint { p.hint { "What to do: " (hint) } }
+        @if !step.evidence.is_empty() {
             details {
-                summary { (finished.evidence.len()) " findings" }
-                dl.facts { @for (name, value) in &finished.evidence { div { dt { (name.replace(['_', '-'], " ")) } dd { (shown(name, value)) } } } }
+                summary { (step.evidence.len()) " findings" }
+                dl.facts { @for (name, value) in &step.evidence { div { dt { (name.replace(['_', '-'], " ")) } dd { (shown(name, value)) } } } }
             }
         }
     }

@@ -38,6 +38,7 @@ pub mod plan;
 pub mod quantity;
 pub mod run;
 pub mod steps;
+pub mod story;
 #[cfg(feature = "server")]
 mod yaml;
 
