@@ -17,13 +17,16 @@ mod baseline;
 mod boot;
 mod collection;
 mod deploy;
+mod image;
 mod init;
 mod inventory;
 mod lab;
 mod machine;
 mod package;
+mod progress;
 mod sequence;
 mod serve;
+mod store;
 mod token;
 mod user;
 
@@ -81,6 +84,12 @@ enum Command {
     /// API tokens for programs
     #[command(subcommand)]
     Token(token::Command),
+    /// Images: import, publish, apply, compare
+    #[command(subcommand)]
+    Image(image::Command),
+    /// The content store: what lies in it, its health, its garbage
+    #[command(subcommand)]
+    Store(store::Command),
     /// QEMU machines on a private network, for demos and test benches
     #[command(subcommand)]
     Lab(lab::Command),
@@ -117,6 +126,8 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Inventory(command) => inventory::run(command, context),
         Command::User(command) => user::run(command, context),
         Command::Token(command) => token::run(command, context),
+        Command::Image(command) => image::run(command, context),
+        Command::Store(command) => store::run(command, context),
         Command::Lab(command) => lab::run(command, context),
     }
 }

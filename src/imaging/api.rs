@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
@@ -19,7 +20,7 @@ use crate::access::signing::PublicKey;
 use crate::api::{Access, Problem, Routes, Table, blocking};
 use crate::imaging::chunk::ChunkId;
 use crate::imaging::error::Error;
-use crate::imaging::manifest::{Header, Kind, Manifest, VersionId};
+use crate::imaging::manifest::{Header, Kind, Manifest, Signed, VersionId};
 use crate::imaging::store::format::PackId;
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::versions::{Reference, Version};
@@ -35,8 +36,8 @@ const PIECES_AHEAD: usize = 2;
 pub struct Images {
     store: Arc<LocalStore>,
     key: PublicKey,
-    /// SHA-256 -> version: which file to read. Filled as they are asked for.
-    known: Arc<Mutex<HashMap<VersionId, Version>>>,
+    /// SHA-256 -> the manifest's file. Filled as they are asked for.
+    known: Arc<Mutex<HashMap<VersionId, PathBuf>>>,
 }
 
 impl Images {
@@ -44,15 +45,18 @@ impl Images {
         Images { store, key, known: Arc::default() }
     }
 
-    fn version(&self, id: VersionId) -> Result<Version, Error> {
+    /// The manifest of any version, as it was published.
+    fn signed(&self, id: VersionId) -> Result<Signed, Error> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
-        let found = match known {
-            Some(version) => Some(version),
-            None => self.store.version_of(id)?,
-        };
-        let version = found.ok_or_else(|| Error::NoVersion { name: "?".to_owned(), version: id.to_string() })?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id, version.clone());
-        Ok(version)
+        let read = |path: &PathBuf| std::fs::read(path).map_err(Error::read(path.display()));
+        if let Some(bytes) = known.and_then(|path| read(&path).ok()) {
+            return Ok(Signed::from_bytes(bytes)?);
+        }
+        let found = self.store.manifest_file(id)?;
+        let path = found.ok_or_else(|| Error::NoVersion { name: "?".to_owned(), version: id.to_string() })?;
+        let signed = Signed::from_bytes(read(&path)?)?;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id, path);
+        Ok(signed)
     }
 
     fn manifest(&self, version: &Version) -> Result<(VersionId, Manifest), Error> {
@@ -83,18 +87,14 @@ pub fn routes(images: Images) -> Table {
 }
 
 async fn get_manifest(State(images): State<Images>, Path(version): Path<VersionId>) -> Result<Response, Problem> {
-    let signed = blocking(move || {
-        let version = images.version(version).map_err(problem)?;
-        images.store.manifest(&version).map_err(problem)
-    })
-    .await?;
+    let signed = blocking(move || images.signed(version).map_err(problem)).await?;
     Ok(octets(signed.as_bytes().to_vec()))
 }
 
 async fn get_places(State(images): State<Images>, Path(version): Path<VersionId>) -> Result<Response, Problem> {
     let places = blocking(move || {
-        let version = images.version(version).map_err(problem)?;
-        let (_, manifest) = images.manifest(&version).map_err(problem)?;
+        let signed = images.signed(version).map_err(problem)?;
+        let manifest = signed.verify(&images.key).map_err(|fault| problem(fault.into()))?;
         let chunks: Vec<ChunkId> = manifest.extents.iter().map(|extent| extent.chunk).collect();
         Ok(locations::emit(&images.store.locate(&chunks).map_err(problem)?))
     })

@@ -59,6 +59,21 @@ impl Target {
         Ok(Target { path: path.to_owned(), file, direct: None, device_bytes: None, fresh })
     }
 
+    /// A target to be looked at and not written; a file that does not exist is an empty one.
+    pub fn look(path: &Path) -> Result<Target, Error> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => File::open("/dev/null"),
+            other => other,
+        };
+        let file = file.map_err(Error::read(path.display()))?;
+        let metadata = file.metadata().map_err(Error::read(path.display()))?;
+        let is_device = metadata.file_type().is_block_device();
+        let file = FileAt::new(file).map_err(Error::read(path.display()))?;
+        let (size, file) = (file.size(), file.into_file());
+        let device_bytes = is_device.then_some(size);
+        Ok(Target { path: path.to_owned(), file, direct: None, device_bytes, fresh: size == 0 && !is_device })
+    }
+
     pub fn name(&self) -> String {
         self.path.display().to_string()
     }

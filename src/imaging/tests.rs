@@ -82,7 +82,7 @@ fn apply(manifest: &Manifest, source: &dyn ChunkSource, target: &Target) -> Resu
 fn disk(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes.iter_mut().step_by(3).for_each(|byte| *byte = 7);
+    bytes.chunks_exact_mut(96).for_each(|line| line[..24].fill(7));
     bytes
 }
 
@@ -271,7 +271,7 @@ fn a_chunk_that_stays_damaged_is_never_written_and_the_error_names_it() {
 #[test]
 fn an_apply_that_is_cut_off_goes_on_where_it_stopped() {
     let site = Site::new();
-    let bytes = disk(1, 48 << 20);
+    let bytes = disk(1, 24 << 20);
     let (_, manifest) = site.import_bytes(&bytes);
     let chunks: Vec<ChunkId> = manifest.extents.iter().map(|extent| extent.chunk).collect();
     let places = site.store.locate(&chunks).unwrap();
@@ -355,5 +355,119 @@ fn versions_are_found_by_number_tag_and_digits() {
     assert_eq!(site.import_bytes(&disk(1, 1 << 20)).0.number, 3, "a number is not given twice");
     for bad in ["", "..", "a/b", "-x", "disk@", "disk@../x", &"x".repeat(65)] {
         assert!(Reference::parse(bad).is_err(), "{bad}");
+    }
+}
+
+mod upkeep {
+    use super::*;
+    use crate::imaging::diff::diff;
+    use crate::imaging::store::gc::{GRACE_HOURS, gc};
+    use crate::imaging::store::scrub::scrub;
+    use crate::imaging::store::stats::stats;
+    use crate::imaging::store::verify::verify;
+    use crate::stdx::time::{Clock, SystemClock};
+
+    fn now() -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn is_sound(site: &Site, manifest: &Manifest) -> bool {
+        let store = LocalStore::open(&site.folder.path().join("store")).unwrap();
+        verify(&store, manifest, &Progress::default()).unwrap().is_empty()
+    }
+
+    #[test]
+    fn garbage_goes_and_what_versions_need_stays() {
+        let site = Site::new();
+        let shared = disk(1, 8 << 20);
+        let (old, _) = site.import_bytes(&[disk(2, 20 << 20), shared.clone()].concat());
+        let (_, new) = site.import_bytes(&[disk(3, 8 << 20), shared].concat());
+        let key = site.key.public();
+        let before = stats(&site.store, &key).unwrap();
+        assert_eq!((before.garbage_bytes, before.images.len()), (0, 2));
+        assert!(before.images.iter().all(|image| image.unique_bytes > 5 << 20 && image.shared_bytes > 5 << 20));
+        assert_eq!(gc(&site.store, &key, now(), 0).unwrap().freed_bytes, 0);
+        site.store.remove_version(&old).unwrap();
+        assert_eq!(gc(&site.store, &key, now(), GRACE_HOURS).unwrap().freed_bytes, 0, "a run may still need it");
+        let freed = gc(&site.store, &key, now().plus_seconds(2), 0).unwrap();
+        assert!(freed.freed_bytes > 12 << 20, "{freed:?}");
+        assert_eq!(freed.rewritten_packs, 1);
+        let after = stats(&site.store, &key).unwrap();
+        assert_eq!((after.garbage_bytes, after.images.len()), (0, 1));
+        assert!(is_sound(&site, &new));
+        apply(&new, &site.store, &site.target("out")).unwrap();
+    }
+
+    #[test]
+    fn a_store_that_another_process_compacted_is_read_and_written_on() {
+        let site = Site::new();
+        let shared = disk(1, 8 << 20);
+        let (old, _) = site.import_bytes(&[disk(2, 20 << 20), shared.clone()].concat());
+        let (_, new) = site.import_bytes(&shared);
+        let other = LocalStore::open(&site.folder.path().join("store")).unwrap();
+        other.refresh().unwrap();
+        site.store.remove_version(&old).unwrap();
+        let later = now().plus_seconds(2);
+        gc(&site.store, &site.key.public(), later, 0).unwrap();
+        apply(&new, &other, &site.target("out")).unwrap();
+        assert!(site.content("out") == shared);
+        let mut upload = other.upload().unwrap();
+        let header = Header { created: later, ..new.header.clone() };
+        let bytes = disk(2, 20 << 20);
+        let again = capture(&bytes, Content::whole(20 << 20), header, &mut upload, &Progress::default()).unwrap();
+        upload.close_pack().unwrap();
+        assert!(is_sound(&site, &again), "an upload counted on chunks that were collected");
+    }
+
+    #[test]
+    fn garbage_is_not_collected_beside_an_upload() {
+        let site = Site::new();
+        let upload = site.store.upload().unwrap();
+        let other = LocalStore::open(&site.folder.path().join("store")).unwrap();
+        assert!(matches!(gc(&other, &site.key.public(), now(), 0), Err(Error::Busy(_))));
+        drop(upload);
+        gc(&other, &site.key.public(), now(), 0).unwrap();
+    }
+
+    #[test]
+    fn damage_is_found_named_and_mended_by_a_copy_or_a_new_import() {
+        let site = Site::new();
+        let bytes = disk(1, 8 << 20);
+        let (version, manifest) = site.import_bytes(&bytes);
+        let copy = Site::new();
+        copy.import_bytes(&bytes);
+        let key = site.key.public();
+        let victim = manifest.extents[7].chunk;
+        let flip = || {
+            let place = site.store.locate(&[victim]).unwrap()[0].unwrap();
+            let pack = File::options().write(true).open(site.store.pack_path(place.pack)).unwrap();
+            pack.write_all_at(b"flip", u64::from(place.entry.offset) + 100).unwrap();
+        };
+        flip();
+        assert_eq!(verify(&site.store, &manifest, &Progress::default()).unwrap().len(), 1);
+        let report = scrub(&site.store, &key, Some(&copy.store), &Progress::default()).unwrap();
+        assert_eq!((report.repaired_chunks, report.lost.len()), (1, 0));
+        assert!(is_sound(&site, &manifest));
+        flip();
+        let report = scrub(&site.store, &key, None, &Progress::default()).unwrap();
+        assert_eq!(report.lost.len(), 1);
+        assert_eq!(report.lost[0].what, format!("chunk {victim}"));
+        assert_eq!(report.lost[0].images, [version.to_string()]);
+        assert!(!is_sound(&site, &manifest));
+        site.import_bytes(&bytes);
+        assert!(is_sound(&site, &manifest));
+        assert_eq!(scrub(&site.store, &key, None, &Progress::default()).unwrap().lost, []);
+    }
+
+    #[test]
+    fn a_diff_tells_the_same_the_moved_and_the_new() {
+        let site = Site::new();
+        let (one, two, three) = (disk(1, 4 << 20), disk(2, 4 << 20), disk(3, 4 << 20));
+        let (_, old) = site.import_bytes(&[one.clone(), two.clone()].concat());
+        let (_, new) = site.import_bytes(&[one, three, two].concat());
+        let diff = diff(&old, &new);
+        let near = |bytes: u64| (bytes as i64 - (4 << 20)).abs() < 1 << 20;
+        assert!(near(diff.same_bytes) && near(diff.moved_bytes) && near(diff.new_bytes), "{diff:?}");
+        assert!(diff.gone_bytes < 1 << 20);
     }
 }

@@ -20,6 +20,11 @@ impl Index {
         self.known.contains(&pack)
     }
 
+    /// Whether `packs` (sorted) names every pack that is known here.
+    pub fn are_all_among(&self, packs: &[PackId]) -> bool {
+        self.known.iter().all(|pack| packs.binary_search(pack).is_ok())
+    }
+
     /// Adds a pack. A chunk that another pack holds already stays where it was found first.
     pub fn add(&mut self, pack: PackId, entries: &[Entry]) {
         if !self.known.insert(pack) {

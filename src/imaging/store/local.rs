@@ -4,7 +4,8 @@
 //! format              "remint store 1\n"
 //! lock                held shared by uploads, alone by what removes
 //! packs/4f/4f09...    packs, under the first two digits of their id
-//! versions/NAME/7     signed manifests; 7.gone marks a number that was removed and is not given again
+//! versions/NAME/7     signed manifests; 7.gone is a removed one: whole for runs under way, later empty
+//!                     because a number is not given again
 //! tags/NAME/prod      "7\n"
 //! tmp/                what is being written; garbage when nobody holds the lock
 //! ```
@@ -12,7 +13,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -82,7 +83,11 @@ impl LocalStore {
     /// Reads the indexes of the packs that have come since the last time. A pack that is damaged is left out, and named.
     pub fn refresh(&self) -> Result<Vec<(PackId, PackDamage)>, Error> {
         let mut damaged = Vec::new();
-        for pack in self.packs()? {
+        let packs = self.packs()?;
+        if !self.index.read().unwrap_or_else(PoisonError::into_inner).are_all_among(&packs) {
+            self.forget();
+        }
+        for pack in packs {
             if self.index.read().unwrap_or_else(PoisonError::into_inner).knows(pack) {
                 continue;
             }
@@ -94,6 +99,12 @@ impl LocalStore {
             }
         }
         Ok(damaged)
+    }
+
+    /// Empties the index, because packs went away; the next one who looks fills it again.
+    pub(super) fn forget(&self) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Index::default();
+        guard(&self.open).clear();
     }
 
     /// The ids of all packs.
@@ -129,12 +140,17 @@ impl LocalStore {
 
     /// A pack, open for reading: what the appliance sends from.
     pub fn pack_file(&self, pack: PackId) -> Result<Arc<File>, Error> {
+        let path = self.pack_path(pack);
         let mut open = guard(&self.open);
-        if let Some(file) = open.get(&pack) {
+        if let Some(file) = open.get(&pack).filter(|file| !was_replaced(file, &path)) {
             return Ok(Arc::clone(file));
         }
-        let file = match File::open(self.pack_path(pack)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::MissingPack { pack }),
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                drop(open);
+                self.forget();
+                return Err(Error::MissingPack { pack });
+            }
             other => Arc::new(other.map_err(Error::read(format!("pack {pack}")))?),
         };
         if open.len() >= OPEN_PACKS_MAX {
@@ -202,6 +218,14 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     let mut names = names.map_err(Error::read(folder.display()))?;
     names.sort_unstable();
     Ok(names)
+}
+
+/// Whether another file has the name now: scrub repaired it. One that is gone can still be read here.
+fn was_replaced(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => open.ino() != named.ino(),
+        _ => false,
+    }
 }
 
 fn fresh_name() -> io::Result<String> {

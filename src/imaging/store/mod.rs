@@ -10,10 +10,14 @@
 
 pub mod files;
 pub mod format;
+pub mod gc;
 pub mod index;
 pub mod local;
 pub mod locations;
+pub mod scrub;
+pub mod stats;
 pub mod upload;
+pub mod verify;
 pub mod versions;
 
 use crate::imaging::chunk::ChunkId;

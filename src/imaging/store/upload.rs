@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::imaging::chunk::{ChunkId, Sealed};
 use crate::imaging::error::Error;
 use crate::imaging::store::files::Output;
-use crate::imaging::store::format::{Entry, MAGIC, PACK_BYTES, emit_tail};
+use crate::imaging::store::format::{Entry, MAGIC, PACK_BYTES, PackId, emit_tail};
 use crate::imaging::store::local::LocalStore;
 
 /// Writes go to the file in pieces of this size.
@@ -16,13 +16,20 @@ const WRITE_BYTES: usize = 1 << 20;
 /// An upload under way. Chunks become visible to others a pack at a time; the version, when it is published. Dropping it
 /// removes what is not yet a pack; the packs that were closed stay for whoever needs the same chunks, or for the collector.
 pub struct Upload<'a> {
+    packs: PackWriter<'a>,
+    /// Holds the store's lock shared until the upload ends, however it ends.
+    _lock: File,
+}
+
+/// Writes chunks into packs, as many as it takes.
+pub(super) struct PackWriter<'a> {
     store: &'a LocalStore,
     pack: Option<OpenPack>,
     /// Chunks of the pack that is open.
     pending: HashSet<ChunkId>,
+    /// Packs that were closed.
+    written: Vec<PackId>,
     stored_bytes: u64,
-    /// Holds the store's lock shared until the upload ends, however it ends.
-    _lock: File,
 }
 
 struct OpenPack {
@@ -36,10 +43,16 @@ struct OpenPack {
 impl LocalStore {
     /// Begins an upload; waits while garbage is being collected.
     pub fn upload(&self) -> Result<Upload<'_>, Error> {
+        let lock = self.lock_shared()?;
+        self.refresh()?;
+        Ok(Upload { packs: PackWriter::new(self), _lock: lock })
+    }
+
+    /// Keeps the collector away for as long as the file is open; waits until it is done.
+    pub(super) fn lock_shared(&self) -> Result<File, Error> {
         let lock = self.lock_file()?;
         lock.lock_shared().map_err(Error::write("the store's lock"))?;
-        self.refresh()?;
-        Ok(Upload { store: self, pack: None, pending: HashSet::new(), stored_bytes: 0, _lock: lock })
+        Ok(lock)
     }
 
     pub(super) fn lock_file(&self) -> Result<File, Error> {
@@ -52,9 +65,39 @@ impl LocalStore {
 impl<'a> Upload<'a> {
     /// Stores a chunk unless it is there; says whether it was new.
     pub fn put(&mut self, sealed: Sealed<'_>) -> Result<bool, Error> {
-        if self.pending.contains(&sealed.id) || self.store.has(&sealed.id) {
+        if self.packs.holds(&sealed.id) || self.packs.store.has(&sealed.id) {
             return Ok(false);
         }
+        self.packs.append(sealed).map(|()| true)
+    }
+
+    /// Bytes that this upload has added to the store.
+    pub fn stored_bytes(&self) -> u64 {
+        self.packs.stored_bytes
+    }
+
+    /// Makes everything that was put durable and visible.
+    pub fn close_pack(&mut self) -> Result<(), Error> {
+        self.packs.close()
+    }
+
+    /// The store that it goes into.
+    pub(in crate::imaging) fn owner(&self) -> &'a LocalStore {
+        self.packs.store
+    }
+}
+
+impl<'a> PackWriter<'a> {
+    pub(super) fn new(store: &'a LocalStore) -> PackWriter<'a> {
+        PackWriter { store, pack: None, pending: HashSet::new(), written: Vec::new(), stored_bytes: 0 }
+    }
+
+    /// Whether the chunk is in the pack that is open.
+    pub(super) fn holds(&self, id: &ChunkId) -> bool {
+        self.pending.contains(id)
+    }
+
+    pub(super) fn append(&mut self, sealed: Sealed<'_>) -> Result<(), Error> {
         let pack = match &mut self.pack {
             Some(pack) => pack,
             none => none.insert(OpenPack::create(self.store)?),
@@ -62,34 +105,26 @@ impl<'a> Upload<'a> {
         pack.append(sealed)?;
         self.stored_bytes += sealed.bytes.len() as u64;
         self.pending.insert(sealed.id);
-        if pack.offset >= PACK_BYTES {
-            self.close_pack()?;
-        }
-        Ok(true)
+        if pack.offset >= PACK_BYTES { self.close() } else { Ok(()) }
     }
 
-    /// Bytes that this upload has added to the store.
-    pub fn stored_bytes(&self) -> u64 {
-        self.stored_bytes
+    /// Closes the last pack; all that were written.
+    pub(super) fn finish(mut self) -> Result<Vec<PackId>, Error> {
+        self.close()?;
+        Ok(std::mem::take(&mut self.written))
     }
 
-    /// Makes everything that was put durable and visible.
-    pub fn close_pack(&mut self) -> Result<(), Error> {
+    fn close(&mut self) -> Result<(), Error> {
         if let Some(pack) = &mut self.pack {
-            pack.close(self.store)?;
+            self.written.push(pack.close(self.store)?);
             self.pack = None;
             self.pending.clear();
         }
         Ok(())
     }
-
-    /// The store that it goes into.
-    pub(in crate::imaging) fn owner(&self) -> &'a LocalStore {
-        self.store
-    }
 }
 
-impl Drop for Upload<'_> {
+impl Drop for PackWriter<'_> {
     fn drop(&mut self) {
         if let Some(pack) = &self.pack {
             let _ = self.store.files.remove(&pack.temporary);
@@ -126,7 +161,7 @@ impl OpenPack {
     }
 
     /// Index, footer, sync, rename, sync of the folder: from here on the pack exists, for ever the same.
-    fn close(&mut self, store: &LocalStore) -> Result<(), Error> {
+    fn close(&mut self, store: &LocalStore) -> Result<PackId, Error> {
         let (tail, id) = emit_tail(&self.entries);
         self.buffer.extend_from_slice(&tail);
         self.flush()?;
@@ -139,6 +174,6 @@ impl OpenPack {
         });
         placed.map_err(Error::write(path.display()))?;
         store.learn(id, &self.entries);
-        Ok(())
+        Ok(id)
     }
 }

@@ -16,6 +16,8 @@ use crate::imaging::store::upload::Upload;
 
 /// Names are folders: this is what they may consist of.
 const NAME_BYTES_MAX: usize = 64;
+/// What the file of a removed version ends in.
+pub(super) const GONE: &str = "gone";
 
 /// A published version of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,30 +127,38 @@ impl LocalStore {
         }
     }
 
-    /// The version whose manifest has this SHA-256.
-    pub fn version_of(&self, id: VersionId) -> Result<Option<Version>, Error> {
-        for name in self.images()? {
-            let versions = self.versions(&name)?;
-            if let Some(version) = self.find_by_id(&versions, &id.to_string())? {
-                return Ok(Some(version));
-            }
+    /// The file of the manifest with this SHA-256, of a version that is published or was removed a short while ago.
+    pub fn manifest_file(&self, id: VersionId) -> Result<Option<PathBuf>, Error> {
+        let found = self.manifest_files()?.into_iter().find(|path| {
+            let signed = fs::read(path).ok().and_then(|bytes| Signed::from_bytes(bytes).ok());
+            signed.is_some_and(|signed| signed.version() == id)
+        });
+        Ok(found)
+    }
+
+    /// Every manifest that something may still need: those of all versions, and of those removed but not yet collected.
+    pub(super) fn manifest_files(&self) -> Result<Vec<PathBuf>, Error> {
+        let folder = self.root.join("versions");
+        let mut files = Vec::new();
+        for name in names(&folder)? {
+            let folder = folder.join(name);
+            files.extend(names(&folder)?.into_iter().map(|name| folder.join(name)));
         }
-        Ok(None)
+        files.retain(|path| fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0));
+        Ok(files)
     }
 
     /// Removes a version; its chunks go when garbage is collected. A version that carries a tag stays.
     pub fn remove_version(&self, version: &Version) -> Result<(), Error> {
+        let _lock = self.lock_shared()?;
         if let Some((tag, _)) = self.tags(&version.name)?.iter().find(|(_, number)| **number == version.number) {
             return Err(Error::Tagged { name: version.name.clone(), version: version.number, tag: tag.clone() });
         }
         let path = self.version_path(version);
-        let removed = || -> io::Result<()> {
-            let temporary = self.temporary().map_err(io::Error::other)?;
-            write_whole(&*self.files, temporary, &path.with_extension("gone"), b"", Existing::Replace)?;
-            self.files.remove(&path)?;
-            self.files.sync_folder(path.parent().unwrap_or(&path))
-        };
-        removed().map_err(Error::write(path.display()))
+        let removed = self.files.rename(&path, &path.with_extension(GONE));
+        removed
+            .and_then(|()| self.files.sync_folder(path.parent().unwrap_or(&path)))
+            .map_err(Error::write(path.display()))
     }
 
     /// Tag -> number, of an image.
@@ -168,6 +178,7 @@ impl LocalStore {
         if tag.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(Error::BadName { name: tag.to_owned() });
         }
+        let _lock = self.lock_shared()?;
         self.manifest(version)?;
         let path = self.root.join("tags").join(&version.name).join(tag);
         let text = format!("{}\n", version.number);

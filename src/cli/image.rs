@@ -1,0 +1,364 @@
+//! `remint image ...`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::context::Context;
+use super::progress::shown;
+use super::{Failure, output};
+use crate::imaging::api::{ImageDetail, ImageRow};
+use crate::imaging::apply::{Options, Seed, make_match};
+use crate::imaging::disk::fit::{Grow, Wish};
+use crate::imaging::disk::{host, target::Kernel};
+use crate::imaging::import::{Imported, Importer, Source};
+use crate::imaging::manifest::Manifest;
+use crate::imaging::store::local::LocalStore;
+use crate::imaging::store::verify::verify;
+use crate::imaging::store::versions::{Reference, Version};
+use crate::imaging::survey;
+use crate::imaging::target::Target;
+use crate::imaging::{diff, plan};
+use crate::server::site::Site;
+use crate::stdx::monitor::Progress;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Publish an image file as a version: raw disks, by what their file systems use
+    Import(Import),
+    /// Publish a disk or partition of this machine as a version; it is only read
+    Capture(Import),
+    /// List images and their versions
+    List,
+    /// Show a version: NAME, NAME@7, NAME@prod
+    Show { image: String },
+    /// Make a file or block device match a version: writes only what differs
+    Apply(Apply),
+    /// Make a tag mean a version
+    Tag {
+        image: String,
+        tag: String,
+        /// Take the tag away
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Compare two versions
+    Diff { old: String, new: String },
+    /// Read and check every chunk of a version
+    Verify { image: String },
+    /// Write a version to a new file
+    Export(Export),
+    /// Remove a version (NAME@7); `store gc` frees its space
+    Remove { image: String },
+}
+
+#[derive(Args)]
+pub(super) struct Import {
+    /// File or device
+    file: PathBuf,
+    /// Name of the image
+    #[arg(long)]
+    name: String,
+    /// Make this tag mean the new version
+    #[arg(long)]
+    tag: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct Apply {
+    /// NAME, NAME@7, NAME@prod
+    image: String,
+    /// File or block device
+    target: PathBuf,
+    /// Read nothing back: fetch everything
+    #[arg(long)]
+    no_seed: bool,
+    /// Print what would be done and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Fit the partition table to the disk and grow `root` or the partition of this number; `none` grows nothing
+    #[arg(long, value_name = "PARTITION", value_parser = parse_grow)]
+    fit: Option<Grow>,
+    /// Overwrite a target that is in use: repeat its path
+    #[arg(long, value_name = "TARGET")]
+    force: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct Export {
+    /// NAME, NAME@7, NAME@prod
+    image: String,
+    /// File to make
+    file: PathBuf,
+}
+
+fn parse_grow(text: &str) -> Result<Grow, String> {
+    match text {
+        "root" => Ok(Grow::Root),
+        "none" => Ok(Grow::Nothing),
+        number => number.parse().map(Grow::Number).map_err(|_| "write root, none or a partition's number".to_owned()),
+    }
+}
+
+pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Import(arguments) | Command::Capture(arguments) => import(&arguments, context),
+        Command::List => list(context),
+        Command::Show { image } => show(&image, context),
+        Command::Apply(arguments) => apply(&arguments, context),
+        Command::Tag { image, tag, remove } => set_tag(&image, &tag, remove, context),
+        Command::Diff { old, new } => show_diff(&old, &new, context),
+        Command::Verify { image } => check(&image, context),
+        Command::Export(arguments) => export(&arguments, context),
+        Command::Remove { image } => remove(&image, context),
+    }
+}
+
+/// A version of the site's own store, its manifest checked against the site's key.
+struct Chosen {
+    store: Arc<LocalStore>,
+    version: Version,
+    manifest: Manifest,
+}
+
+impl Chosen {
+    fn open(text: &str, context: &Context) -> Result<Chosen, Failure> {
+        let site = context.site()?;
+        let store = site.store.clone();
+        let version = store.resolve(&Reference::parse(text)?)?;
+        let manifest = manifest(&store, &version, &site)?;
+        Ok(Chosen { store, version, manifest })
+    }
+}
+
+fn manifest(store: &LocalStore, version: &Version, site: &Site) -> Result<Manifest, Failure> {
+    let fault = crate::imaging::error::Error::from;
+    Ok(store.manifest(version)?.verify(&site.signing.public()).map_err(fault)?)
+}
+
+fn import(arguments: &Import, context: &Context) -> Result<(), Failure> {
+    let site = context.site()?;
+    let store = site.store.clone();
+    let source = Source::raw(&arguments.file)?;
+    let progress = Progress::default();
+    let importer = Importer { store: &store, key: &site.signing, now: site.clock.now(), progress: &progress };
+    let imported = shown("importing", &progress, || importer.disk(&arguments.name, source))?;
+    if let Some(tag) = &arguments.tag {
+        store.tag(&imported.version, tag)?;
+    }
+    report_import(&imported, context)
+}
+
+fn report_import(imported: &Imported, context: &Context) -> Result<(), Failure> {
+    let Imported { version, id, manifest, stored_bytes, is_new } = imported;
+    if context.json() {
+        return output::json(&json!({
+            "name": version.name, "version": version.number, "id": id, "new": is_new, "stored_bytes": stored_bytes,
+            "content_bytes": manifest.content_bytes(), "header": manifest.header,
+        }));
+    }
+    manifest.header.remarks.iter().for_each(|remark| output::line(format!("note: {remark}")));
+    output::line(match is_new {
+        true => format!(
+            "{version} {id}: {} of content in {} chunks, the store grew by {}",
+            output::size(manifest.content_bytes()),
+            manifest.extents.len(),
+            output::size(*stored_bytes)
+        ),
+        false => format!("{version} holds exactly this already"),
+    });
+    Ok(())
+}
+
+fn list(context: &Context) -> Result<(), Failure> {
+    let images: Vec<ImageRow> = context.api()?.get("/api/v1/images")?;
+    if context.json() {
+        return output::json(&images);
+    }
+    let rows = images.iter().map(|image| {
+        vec![
+            format!("{}@{}", image.name, image.version),
+            image.tags.join(" "),
+            output::size(image.size),
+            output::size(image.content_bytes),
+            output::time(image.created),
+            image.id.to_string()[..12].to_owned(),
+        ]
+    });
+    let headings = ["IMAGE", "TAGS", "SIZE", "CONTENT", "CREATED", "ID"];
+    output::table(
+        &headings,
+        rows.collect(),
+        "There is no image yet: `remint image import FILE --name NAME` makes one.",
+    );
+    Ok(())
+}
+
+fn show(image: &str, context: &Context) -> Result<(), Failure> {
+    let detail: ImageDetail = context.api()?.get(&format!("/api/v1/images/{image}"))?;
+    output::json(&detail)
+}
+
+fn set_tag(image: &str, tag: &str, remove: bool, context: &Context) -> Result<(), Failure> {
+    let reference = Reference::parse(image)?;
+    let path = format!("/api/v1/images/{}/tags/{tag}", reference.name);
+    if remove {
+        context.api()?.delete(&path)?;
+        output::line(format!("{}@{tag} is no more", reference.name));
+        return Ok(());
+    }
+    let detail: ImageDetail = context.api()?.get(&format!("/api/v1/images/{image}"))?;
+    let version = detail.row.version.to_string();
+    let _: serde_json::Value = context.api()?.put(&path, &json!({ "version": version }))?;
+    output::line(format!("{0}@{tag} is {0}@{version}", reference.name));
+    Ok(())
+}
+
+fn remove(image: &str, context: &Context) -> Result<(), Failure> {
+    context.api()?.delete(&format!("/api/v1/images/{image}"))?;
+    output::line(format!("{image} is removed; `remint store gc` frees its space"));
+    Ok(())
+}
+
+fn apply(arguments: &Apply, context: &Context) -> Result<(), Failure> {
+    let chosen = Chosen::open(&arguments.image, context)?;
+    if arguments.force.as_ref() != Some(&arguments.target) {
+        Kernel::host().check_unused(&arguments.target)?;
+    }
+    if arguments.dry_run {
+        return show_plan(&chosen, arguments, context);
+    }
+    let target = Target::open(&arguments.target)?;
+    let receipt = make(&chosen, &target, seed(arguments), context)?;
+    if let Some(grow) = arguments.fit {
+        host::fit(&arguments.target, Wish { grow, renew: None })?;
+    }
+    if context.json() {
+        return output::json(&receipt);
+    }
+    output::line(format!(
+        "{} matches {}: {} kept, {} moved, {} fetched ({} read from packs), {} zeroed, {} chunks read back",
+        arguments.target.display(),
+        chosen.version,
+        output::size(receipt.kept_bytes),
+        output::size(receipt.moved_bytes),
+        output::size(receipt.fetched_bytes),
+        output::size(receipt.wire_bytes),
+        output::size(receipt.zeroed_bytes),
+        receipt.read_back_chunks
+    ));
+    Ok(())
+}
+
+fn seed(arguments: &Apply) -> Seed {
+    if arguments.no_seed { Seed::Nothing } else { Seed::Target }
+}
+
+fn make(
+    chosen: &Chosen,
+    target: &Target,
+    seed: Seed,
+    context: &Context,
+) -> Result<crate::imaging::apply::Receipt, Failure> {
+    let progress = Progress::default();
+    let options = Options { seed, ..Options::default() };
+    let mut planned = |summary: &plan::Summary| {
+        if !context.json() {
+            output::line(format!("plan: {summary}"));
+        }
+    };
+    let work = || make_match(&chosen.manifest, &chosen.store, target, &options, &progress, &mut planned);
+    Ok(shown("applying", &progress, work)?)
+}
+
+fn show_plan(chosen: &Chosen, arguments: &Apply, context: &Context) -> Result<(), Failure> {
+    let target = Target::look(&arguments.target)?;
+    let progress = Progress::default();
+    let found = match seed(arguments) {
+        Seed::Target => shown("looking", &progress, || survey::survey(&chosen.manifest, &target, 4, &progress))?,
+        Seed::Nothing => survey::assume_nothing(&chosen.manifest, &target)?,
+    };
+    let plan = plan::plan(&chosen.manifest, &found, target.device_bytes())?;
+    if context.json() {
+        return output::json(&plan.summary);
+    }
+    output::line(format!("plan: {}", plan.summary));
+    Ok(())
+}
+
+fn export(arguments: &Export, context: &Context) -> Result<(), Failure> {
+    let chosen = Chosen::open(&arguments.image, context)?;
+    if arguments.file.exists() {
+        return Err(Failure::new(format!("{} exists", arguments.file.display()))
+            .with_hint("export makes a new file; `remint image apply` changes one that is there"));
+    }
+    let receipt = make(&chosen, &Target::file(&arguments.file)?, Seed::Nothing, context)?;
+    match context.json() {
+        true => output::json(&receipt),
+        false => {
+            output::line(format!("{} is {}", path_of(&arguments.file), chosen.version));
+            Ok(())
+        }
+    }
+}
+
+fn path_of(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn check(image: &str, context: &Context) -> Result<(), Failure> {
+    let chosen = Chosen::open(image, context)?;
+    let progress = Progress::default();
+    let bad = shown("verifying", &progress, || verify(&chosen.store, &chosen.manifest, &progress))?;
+    if context.json() {
+        let bad: Vec<_> = bad.iter().map(ToString::to_string).collect();
+        output::json(
+            &json!({ "version": chosen.version.to_string(), "chunks": chosen.manifest.extents.len(), "bad": bad }),
+        )?;
+    }
+    if let Some(first) = bad.first() {
+        return Err(Failure::new(format!("{} of {}: {first}", bad.len(), chosen.version)).with_hint(
+            "`remint store scrub` repairs what another copy allows; importing the image again brings the rest back",
+        ));
+    }
+    if !context.json() {
+        let bytes = output::size(chosen.manifest.content_bytes());
+        output::line(format!("{} is sound: {} chunks, {bytes}", chosen.version, chosen.manifest.extents.len()));
+    }
+    Ok(())
+}
+
+fn show_diff(old: &str, new: &str, context: &Context) -> Result<(), Failure> {
+    let site = context.site()?;
+    let store = site.store.clone();
+    let open = |text: &str| -> Result<(Version, Manifest), Failure> {
+        let version = store.resolve(&Reference::parse(text)?)?;
+        let manifest = manifest(&store, &version, &site)?;
+        Ok((version, manifest))
+    };
+    let ((old, before), (new, after)) = (open(old)?, open(new)?);
+    let diff = diff::diff(&before, &after);
+    if context.json() {
+        return output::json(&diff);
+    }
+    output::line(format!(
+        "{old} -> {new}: {} the same in place, {} moved, {} new, {} gone",
+        output::size(diff.same_bytes),
+        output::size(diff.moved_bytes),
+        output::size(diff.new_bytes),
+        output::size(diff.gone_bytes)
+    ));
+    let rows = diff.partitions.iter().map(|row| {
+        vec![
+            row.number.to_string(),
+            row.filesystem.clone(),
+            output::size(row.same_bytes),
+            output::size(row.moved_bytes),
+            output::size(row.new_bytes),
+        ]
+    });
+    output::table(&["PARTITION", "FILE SYSTEM", "SAME", "MOVED", "NEW"], rows.collect(), "");
+    Ok(())
+}
