@@ -145,18 +145,18 @@ fn print_run(run: &Value) {
 }
 
 fn print_software(record: &Value) {
-    let packages = record["software"]["packages"].as_array().map(Vec::len);
+    let packages = record["software"]["what"]["packages"].as_array().map(Vec::len);
     if let Some(count) = packages {
         output::line(format!("  software    {count} packages installed"));
     }
     let standings = record["compliance"].as_array().into_iter().flatten();
     let rows = standings.map(|standing| {
         let text = |field: &str| standing[field].as_str().unwrap_or("-").to_owned();
-        vec![String::new(), text("baseline"), text("package"), text("version"), text("state")]
+        vec![String::new(), text("package"), text("version"), text("state"), text("reason")]
     });
     let rows: Vec<_> = rows.collect();
     if !rows.is_empty() {
-        output::table(&["", "BASELINE", "PACKAGE", "VERSION", "STATE"], rows, "");
+        output::table(&["", "BASELINE", "VERSION", "STATE", "WHY"], rows, "");
     }
 }
 

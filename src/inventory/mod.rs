@@ -9,6 +9,8 @@
 #[cfg(feature = "server")]
 pub mod api;
 #[cfg(feature = "server")]
+pub mod console;
+#[cfg(feature = "server")]
 pub mod db;
 pub mod difference;
 #[cfg(feature = "agent")]

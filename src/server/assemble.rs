@@ -21,6 +21,7 @@ use crate::inventory::api::InventoryState;
 use crate::inventory::db::Inventory;
 use crate::software;
 use crate::software::api::SoftwareState;
+use crate::software::console::SoftwarePages;
 use crate::software::db::SoftwareStore;
 use crate::stdx::hint::Hint;
 use crate::tasksequence;
@@ -67,8 +68,11 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         machine_certificate_days: enrolment.certificate_days,
         hooks: Arc::new(hooks),
     };
-    let pages =
-        FleetPages { fleet: fleet.clone(), sections: Arc::new(sections(&sequences)), activity: activity(&sequences) };
+    let pages = FleetPages {
+        fleet: fleet.clone(),
+        sections: Arc::new(sections(&sequences, &inventory, &software)),
+        activity: activity(&sequences),
+    };
     let images = Images::new(site.store.clone(), site.signing.public());
     let table = Table::default()
         .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
@@ -78,6 +82,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         .merge(tasksequence::api::routes(sequences.clone()))
         .merge(tasksequence::console::routes(sequences.clone()))
         .merge(inventory::api::routes(InventoryState { inventory, fleet: fleet.clone() }))
+        .merge(software::console::routes(SoftwarePages { software: software.clone(), fleet: fleet.clone() }))
         .merge(software::api::routes(SoftwareState { software, fleet: fleet.clone() }))
         .merge(live::routes(live.clone()))
         .merge(assets::routes())
@@ -87,9 +92,17 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
 }
 
 /// What the subjects show on a machine's page, in this order.
-fn sections(sequences: &Arc<Sequences>) -> Vec<Box<Section>> {
-    let runs = sequences.clone();
-    vec![Box::new(move |machine| tasksequence::console::machine_section(&runs, machine))]
+fn sections(
+    sequences: &Arc<Sequences>,
+    inventory: &Arc<Inventory>,
+    software: &Arc<SoftwareStore>,
+) -> Vec<Box<Section>> {
+    let (runs, inventory, software) = (sequences.clone(), inventory.clone(), software.clone());
+    vec![
+        Box::new(move |machine| tasksequence::console::machine_section(&runs, machine)),
+        Box::new(move |machine| software::console::machine_section(&software, machine)),
+        Box::new(move |machine| inventory::console::machine_section(&inventory, machine)),
+    ]
 }
 
 fn activity(sequences: &Arc<Sequences>) -> Arc<Activity> {

@@ -8,6 +8,8 @@
 
 #[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "server")]
+pub mod console;
 #[cfg(feature = "agent")]
 pub mod converge;
 #[cfg(feature = "server")]
