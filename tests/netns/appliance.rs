@@ -125,12 +125,11 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
         }
     };
     let boot = pxe::answer::answer(netboot.directory.clone(), netboot.config.clone());
-    let (dhcp, tftp, http) = tokio::join!(
+    let (dhcp, tftp, ()) = tokio::join!(
         dhcp.serve(db, Arc::new(SystemClock), boot, stop()),
         tftp.serve(tftp_lookup(netboot), Arc::new(SystemClock), stop()),
-        axum::serve(http, plain).with_graceful_shutdown(stop()),
+        remint::server::serve_http(http, plain, stopped.clone()),
     );
     dhcp.unwrap();
     tftp.unwrap();
-    http.unwrap();
 }
