@@ -14,7 +14,7 @@ use crate::bootenv::plan::{Plan, Request};
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Build the boot environment from Debian packages and serve it from now on
-    Build(Build),
+    Build(Box<Build>),
     /// Show the boot environment that is served
     Show,
 }
@@ -64,7 +64,7 @@ enum FlavourArgument {
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
-        Command::Build(arguments) => build(arguments, context),
+        Command::Build(arguments) => build(*arguments, context),
         Command::Show => show(context),
     }
 }
