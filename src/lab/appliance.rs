@@ -72,7 +72,7 @@ impl Appliance {
             if new.contains(READY) {
                 return Ok(());
             }
-            let last = || new.lines().last().unwrap_or("nothing").to_owned();
+            let last = || last_lines(new);
             if !self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None))) {
                 return Err(Error::Ended { what: "the appliance".to_owned(), last: last() });
             }
@@ -154,6 +154,12 @@ impl Drop for Appliance {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The reason and its hint are the last two lines of a program that fails.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(2)..].join("; ")
 }
 
 /// The site's configuration with the lab's interface and part in DHCP.

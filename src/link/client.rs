@@ -196,7 +196,8 @@ fn refusal(url: String, mut answer: http::Response<Body>) -> Error {
 }
 
 fn read(answer: &mut http::Response<Body>, bytes_max: u64, url: &str) -> Result<Vec<u8>, Error> {
-    answer.body_mut().with_config().limit(bytes_max).read_to_vec().map_err(|source| match source {
+    // ureq takes a body that is as long as its limit for one that is too long.
+    answer.body_mut().with_config().limit(bytes_max.saturating_add(1)).read_to_vec().map_err(|source| match source {
         ureq::Error::BodyExceedsLimit(_) => {
             Error::Answer { url: url.to_owned(), detail: format!("longer than {bytes_max} bytes") }
         }

@@ -11,5 +11,3 @@ pub mod local;
 mod netboot;
 mod sequences;
 pub mod site;
-
-pub use listen::serve_http;

@@ -1,0 +1,65 @@
+//! What the tests share: the program, a finished site to copy, and a lab around a copy of it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use remint::lab::console::Mark;
+use remint::lab::run::Lab;
+use remint::lab::scenario::{Dhcp, Firmware, MachineSpec, Scenario};
+
+/// One stage of the way under emulation on two cores takes 10 to 40 seconds; on a busy computer several times that.
+pub(crate) const STEP_LIMIT: Duration = Duration::from_secs(240);
+
+pub(crate) struct Bench {
+    template: PathBuf,
+    folder: PathBuf,
+}
+
+impl Bench {
+    /// `REMINT_VM_SITE` names the finished site (scripts/test sets it).
+    pub(crate) fn open() -> Result<Bench, String> {
+        let template = std::env::var_os("REMINT_VM_SITE").ok_or("REMINT_VM_SITE is not set; run scripts/test")?;
+        let template = PathBuf::from(template);
+        if !template.join("boot/current/initrd.img").exists() {
+            return Err(format!("{} is no finished site", template.display()));
+        }
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
+        Ok(Bench { template, folder })
+    }
+
+    /// The same with a folder for one test.
+    pub(crate) fn named(&self, test: &str) -> Bench {
+        Bench { template: self.template.clone(), folder: self.folder.join(test) }
+    }
+
+    /// A lab of one machine called `bench-1` against a copy of the site; `prepare` may change the copy before it is served.
+    pub(crate) fn lab(&self, dhcp: Dhcp, machine: MachineSpec, prepare: impl FnOnce(&Path)) -> Lab {
+        let _ = std::fs::remove_dir_all(&self.folder);
+        std::fs::create_dir_all(&self.folder).unwrap();
+        let site = self.folder.join("site");
+        let copied = Command::new("cp").args(["--archive", "--reflink=auto"]).arg(&self.template).arg(&site).status();
+        assert!(copied.unwrap().success(), "copying the site failed");
+        prepare(&site);
+        let scenario = Scenario {
+            network: dhcp,
+            site,
+            until: "managed".to_owned(),
+            time_limit_seconds: STEP_LIMIT.as_secs(),
+            console_port: 0,
+            machines: vec![machine],
+        };
+        let program = Path::new(env!("CARGO_BIN_EXE_remint"));
+        Lab::open(&scenario, program, &self.folder, |event| println!("  {event}")).unwrap()
+    }
+}
+
+/// The machine of the tests; its serial number is what the site's rule names it by.
+pub(crate) fn machine(firmware: Firmware) -> MachineSpec {
+    MachineSpec { serial: Some("BENCH-1".to_owned()), ..MachineSpec::new("bench-1", firmware) }
+}
+
+/// Waits for words on the machine's serial console after `mark`.
+pub(crate) fn wait_for(lab: &Lab, mark: Mark, words: &str) -> Mark {
+    lab.machines[0].console().wait_for(mark, words, STEP_LIMIT).unwrap_or_else(|error| panic!("{error}"))
+}
