@@ -9,16 +9,16 @@ use serde_json::json;
 use super::context::Context;
 use super::progress::shown;
 use super::{Failure, output};
+use crate::access::signing::PublicKey;
 use crate::imaging::api::{ImageDetail, ImageRow};
-use crate::imaging::apply::{Options, Seed, make_match};
+use crate::imaging::apply::{Options, Seed, look_and_plan, make_match};
 use crate::imaging::disk::fit::{Grow, Wish};
 use crate::imaging::disk::{host, target::Kernel};
 use crate::imaging::import::{Imported, Importer, Source};
 use crate::imaging::manifest::Manifest;
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::verify::verify;
-use crate::imaging::store::versions::{Reference, Version};
-use crate::imaging::survey;
+use crate::imaging::store::versions::{ImageSource, Reference, Version};
 use crate::imaging::target::Target;
 use crate::imaging::{diff, plan};
 use crate::server::site::Site;
@@ -121,6 +121,7 @@ struct Chosen {
     store: Arc<LocalStore>,
     version: Version,
     manifest: Manifest,
+    key: PublicKey,
 }
 
 impl Chosen {
@@ -129,7 +130,11 @@ impl Chosen {
         let store = site.store.clone();
         let version = store.resolve(&Reference::parse(text)?)?;
         let manifest = manifest(&store, &version, &site)?;
-        Ok(Chosen { store, version, manifest })
+        Ok(Chosen { store, version, manifest, key: site.signing.public() })
+    }
+
+    fn source(&self) -> ImageSource<'_> {
+        ImageSource { store: &self.store, version: &self.version, key: self.key }
     }
 }
 
@@ -269,18 +274,18 @@ fn make(
             output::line(format!("plan: {summary}"));
         }
     };
-    let work = || make_match(&chosen.manifest, &chosen.store, target, &options, &progress, &mut planned);
+    let source = chosen.source();
+    let work = || make_match(&chosen.manifest, &source, target, &options, &progress, &mut planned);
     Ok(shown("applying", &progress, work)?)
 }
 
 fn show_plan(chosen: &Chosen, arguments: &Apply, context: &Context) -> Result<(), Failure> {
     let target = Target::look(&arguments.target)?;
     let progress = Progress::default();
-    let found = match seed(arguments) {
-        Seed::Target => shown("looking", &progress, || survey::survey(&chosen.manifest, &target, 4, &progress))?,
-        Seed::Nothing => survey::assume_nothing(&chosen.manifest, &target)?,
-    };
-    let plan = plan::plan(&chosen.manifest, &found, target.device_bytes())?;
+    let options = Options { seed: seed(arguments), ..Options::default() };
+    let source = chosen.source();
+    let look = || look_and_plan(&chosen.manifest, &source, &target, &options, &progress);
+    let plan = shown("looking", &progress, look)?;
     if context.json() {
         return output::json(&plan.summary);
     }

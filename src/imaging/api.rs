@@ -59,6 +59,16 @@ impl Images {
         Ok(signed)
     }
 
+    /// The newest other versions of the image that `id` is of.
+    fn seeds(&self, id: VersionId) -> Result<Vec<VersionId>, Error> {
+        let Some(path) = self.store.manifest_file(id)? else { return Ok(Vec::new()) };
+        let name =
+            path.parent().and_then(|folder| folder.file_name()).unwrap_or_default().to_string_lossy().into_owned();
+        let number = path.file_stem().and_then(|number| number.to_string_lossy().parse().ok());
+        let others = self.store.other_versions(&name, number)?;
+        others.iter().map(|version| Ok(self.store.manifest(version)?.version())).collect()
+    }
+
     fn manifest(&self, version: &Version) -> Result<(VersionId, Manifest), Error> {
         let signed = self.store.manifest(version)?;
         Ok((signed.version(), signed.verify(&self.key)?))
@@ -72,6 +82,12 @@ pub fn routes(images: Images) -> Table {
     Routes::new()
         .get("/link/v1/versions/{version}/manifest", Access::Machine, "The signed manifest of a version", get_manifest)
         .get("/link/v1/versions/{version}/places", Access::Machine, "Where the chunks of a version lie", get_places)
+        .get(
+            "/link/v1/versions/{version}/seeds",
+            Access::Machine,
+            "Other versions that the machine may hold",
+            get_seeds,
+        )
         .get("/link/v1/packs/{pack}", Access::Machine, "Bytes of a pack, as they lie; one range", get_pack)
         .get("/api/v1/images", read, "All images with their versions and tags", list)
         .get("/api/v1/images/{name}", read, "One version of an image: NAME, NAME@7, NAME@prod", show)
@@ -100,6 +116,13 @@ async fn get_places(State(images): State<Images>, Path(version): Path<VersionId>
     })
     .await?;
     Ok(octets(places))
+}
+
+async fn get_seeds(
+    State(images): State<Images>,
+    Path(version): Path<VersionId>,
+) -> Result<Json<Vec<VersionId>>, Problem> {
+    blocking(move || images.seeds(version).map_err(problem)).await.map(Json)
 }
 
 fn octets(bytes: Vec<u8>) -> Response {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::imaging::chunk::{ChunkId, Damage, Verified};
 use crate::imaging::error::Error;
 use crate::imaging::manifest::{Extent, Kind, Manifest};
+use crate::imaging::moves::{PIECE_BYTES_MAX, Piece};
 use crate::imaging::plan::{Plan, Summary, check_size, plan};
 use crate::imaging::store::format::{Entry, PackId};
 use crate::imaging::store::{ChunkSource, Location};
@@ -27,6 +28,9 @@ use crate::stdx::monitor::Progress;
 const JOB_BYTES: u64 = 4 << 20;
 /// Bytes between two wanted chunks of a pack that are read along rather than asked for separately.
 const GAP_BYTES_MAX: u32 = 64 << 10;
+/// Threads that hash and write what is moved, and pieces that are read ahead of them.
+const MOVERS: usize = 2;
+const MOVES_AHEAD: usize = 2;
 /// How often a chunk that arrives damaged is asked for again.
 const DAMAGE_RETRIES: u32 = 2;
 /// How often places are looked up anew when a pack is gone because the store was compacted meanwhile.
@@ -88,13 +92,30 @@ pub fn make_match(
     planned: &mut dyn FnMut(&Summary),
 ) -> Result<Receipt, Error> {
     check_size(manifest, target.device_bytes())?;
-    let found = match options.seed {
-        Seed::Target => survey(manifest, target, options.workers, progress)?,
-        Seed::Nothing => assume_nothing(manifest, target)?,
-    };
-    let plan = plan(manifest, &found, target.device_bytes())?;
+    let plan = look_and_plan(manifest, source, target, options, progress)?;
     planned(&plan.summary);
     apply(manifest, &plan, source, target, options, progress)
+}
+
+/// Looks at the target and plans; nothing is written.
+pub fn look_and_plan(
+    manifest: &Manifest,
+    source: &dyn ChunkSource,
+    target: &Target,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Plan, Error> {
+    let found = match options.seed {
+        Seed::Nothing => assume_nothing(manifest, target)?,
+        Seed::Target => {
+            let mut found = survey(manifest, target, options.workers, progress)?;
+            if !target.is_fresh() && !found.is_complete() {
+                found.look_elsewhere(manifest, &source.seeds()?, target)?;
+            }
+            found
+        }
+    };
+    plan(manifest, &found, target.device_bytes())
 }
 
 /// Carries out `plan`.
@@ -107,38 +128,123 @@ pub fn apply(
     progress: &Progress,
 ) -> Result<Receipt, Error> {
     let summary = plan.summary;
-    Progress::add(&progress.total_bytes, summary.in_place_bytes + summary.fetch_bytes + summary.zero_bytes);
+    Progress::add(&progress.total_bytes, summary.total_bytes());
     Progress::add(&progress.done_bytes, summary.in_place_bytes);
     Progress::add(&progress.skipped_bytes, summary.in_place_bytes);
     if manifest.header.kind == Kind::File || target.device_bytes().is_none() {
         target.resize(manifest.header.size)?;
     }
+    let not_moved = carry_out_moves(manifest, &plan.moves, target, progress)?;
+    let not_moved_bytes: u64 = not_moved.iter().map(|number| u64::from(manifest.extents[*number].len)).sum();
+    let mut fetch = [plan.fetch.as_slice(), &not_moved].concat();
+    fetch.sort_unstable();
     let asked = Asked { source, options, progress, stop: AtomicBool::new(false) };
-    let places = asked.locate(&plan.fetch.iter().map(|number| manifest.extents[*number].chunk).collect::<Vec<_>>())?;
+    let places = asked.locate(&fetch.iter().map(|number| manifest.extents[*number].chunk).collect::<Vec<_>>())?;
     for range in &plan.zero {
         target.zero(range)?;
         Progress::add(&progress.zeroed_bytes, range.end - range.start);
         Progress::add(&progress.done_bytes, range.end - range.start);
     }
-    let wanted: Vec<Wanted> = plan
-        .fetch
-        .iter()
-        .zip(places)
-        .map(|(number, place)| Wanted { extent: manifest.extents[*number], place })
-        .collect();
+    let wanted = fetch.iter().zip(places).map(|(number, place)| Wanted { extent: manifest.extents[*number], place });
+    let wanted: Vec<Wanted> = wanted.collect();
     carry_out(&jobs(&wanted), &asked, target)?;
     target.sync()?;
     let read_back_chunks = read_back(manifest, target, options.sample)?;
     Ok(Receipt {
         kept_bytes: summary.in_place_bytes,
-        moved_bytes: 0,
-        fetched_bytes: summary.fetch_bytes,
-        fetched_chunks: summary.fetch_chunks,
+        moved_bytes: summary.move_bytes - not_moved_bytes,
+        fetched_bytes: summary.fetch_bytes + not_moved_bytes,
+        fetched_chunks: fetch.len() as u64,
         zeroed_bytes: summary.zero_bytes,
         wire_bytes: Progress::get(&progress.wire_bytes),
         retries: Progress::get(&progress.retries),
         read_back_chunks,
     })
+}
+
+/// Moves `pieces`: one thread reads them in their order, others hash and write. A write never overtakes the read of what it
+/// overwrites, because that was read before. Returns the extents whose bytes were not what they seemed.
+fn carry_out_moves(
+    manifest: &Manifest,
+    pieces: &[Piece],
+    target: &Target,
+    progress: &Progress,
+) -> Result<Vec<usize>, Error> {
+    let (work_in, work_out) = crossbeam_channel::bounded::<(&Piece, AlignedBuffer)>(MOVES_AHEAD);
+    let (free_in, free_out) = crossbeam_channel::bounded::<AlignedBuffer>(MOVES_AHEAD + MOVERS);
+    for _ in 0..(MOVES_AHEAD + MOVERS).min(pieces.len()) {
+        let _ = free_in.send(AlignedBuffer::new(PIECE_BYTES_MAX as usize + 2 * ALIGNMENT));
+    }
+    let verified = || Verified::with_capacity(PIECE_BYTES_MAX as usize).map_err(Error::read("a decompressor"));
+    let buffers = (0..MOVERS.min(pieces.len())).map(|_| verified()).collect::<Result<Vec<_>, Error>>()?;
+    let write = |mut verified: Verified| -> Result<Vec<usize>, Error> {
+        let mut outcome = Ok(Vec::new());
+        for (piece, buffer) in &work_out {
+            if let Ok(wrong) = &mut outcome {
+                match write_piece(manifest, piece, &buffer, &mut verified, target, progress) {
+                    Ok(more) => wrong.extend(more),
+                    Err(error) => outcome = Err(error),
+                }
+            }
+            // Buffers go back even after an error: the reader waits for them.
+            let _ = free_in.send(buffer);
+        }
+        outcome
+    };
+    thread::scope(|scope| {
+        let writers: Vec<_> = buffers.into_iter().map(|verified| scope.spawn(|| write(verified))).collect();
+        let read = pieces.iter().try_for_each(|piece| {
+            let Ok(mut buffer) = free_out.recv() else { return Ok(()) };
+            target.read(piece.from.clone(), &mut buffer)?;
+            let _ = work_in.send((piece, buffer));
+            Ok(())
+        });
+        drop(work_in);
+        let written: Result<Vec<Vec<usize>>, Error> =
+            writers.into_iter().map(|writer| writer.join().expect("moving does not panic")).collect();
+        read.and(written).map(|wrong| wrong.concat())
+    })
+}
+
+/// Writes what of `piece` is what its names say, and returns the rest. `buffer` holds its source as [`Target::read`] left it.
+fn write_piece(
+    manifest: &Manifest,
+    piece: &Piece,
+    buffer: &AlignedBuffer,
+    verified: &mut Verified,
+    target: &Target,
+    progress: &Progress,
+) -> Result<Vec<usize>, Error> {
+    let skip = (piece.from.start % ALIGNMENT as u64) as usize;
+    let mut wrong = Vec::new();
+    verified.begin(piece.to.start);
+    for number in piece.extents.clone() {
+        let extent = &manifest.extents[number];
+        let at = skip + (extent.offset - piece.to.start) as usize;
+        let bytes = &buffer.as_slice()[at..at + extent.len as usize];
+        let copy = |room: &mut [u8]| -> Result<(), std::convert::Infallible> {
+            room.copy_from_slice(bytes);
+            Ok(())
+        };
+        match verified.read(extent.chunk, bytes.len(), copy) {
+            Ok(true) => {}
+            Ok(false) => {
+                write_moved(verified, target, progress)?;
+                verified.begin(extent.end());
+                wrong.push(number);
+            }
+        }
+    }
+    write_moved(verified, target, progress)?;
+    Ok(wrong)
+}
+
+fn write_moved(verified: &Verified, target: &Target, progress: &Progress) -> Result<(), Error> {
+    target.write(verified)?;
+    let bytes = verified.as_bytes().len() as u64;
+    Progress::add(&progress.done_bytes, bytes);
+    Progress::add(&progress.moved_bytes, bytes);
+    Ok(())
 }
 
 /// A place on the target and where its bytes come from.

@@ -1,6 +1,7 @@
-//! The appliance's store, as a machine sees it: three resources that are read with GET.
+//! The appliance's store, as a machine sees it: four resources that are read with GET.
 //!
 //! `/link/v1/versions/SHA256/manifest` the signed manifest · `/link/v1/versions/SHA256/places` where its chunks lie ·
+//! `/link/v1/versions/SHA256/seeds` other versions of the image, as a JSON list of SHA-256 ·
 //! `/link/v1/packs/ID` a pack, by ranges.
 
 use std::collections::HashMap;
@@ -15,12 +16,21 @@ use crate::imaging::store::{ChunkSource, Location};
 use crate::link;
 use crate::link::client::Client;
 
+/// A list of versions is short.
+const SEEDS_BYTES_MAX: u64 = 64 << 10;
+/// Other versions that are looked for on the target.
+const SEEDS_MAX: usize = 4;
+
 pub fn manifest_path(version: VersionId) -> String {
     format!("/link/v1/versions/{version}/manifest")
 }
 
 pub fn places_path(version: VersionId) -> String {
     format!("/link/v1/versions/{version}/places")
+}
+
+pub fn seeds_path(version: VersionId) -> String {
+    format!("/link/v1/versions/{version}/seeds")
 }
 
 pub fn pack_path(pack: PackId) -> String {
@@ -31,21 +41,27 @@ pub fn pack_path(pack: PackId) -> String {
 pub struct RemoteStore {
     client: Client,
     version: VersionId,
+    key: PublicKey,
     extents: Vec<Extent>,
 }
 
 impl RemoteStore {
     /// Fetches the manifest of `version`; it must be that one and signed by the site's `key`.
     pub fn open(client: Client, version: VersionId, key: &PublicKey) -> Result<(RemoteStore, Manifest), Error> {
-        let bytes = client.get(&manifest_path(version), MANIFEST_BYTES_MAX as u64);
-        let signed = Signed::from_bytes(bytes.map_err(|error| error_of(&client, error))?)?;
-        let manifest = signed.verify(key)?;
-        if signed.version() != version {
-            let reason = format!("asked for version {version}, got {}", signed.version());
-            return Err(Error::Refused { from: client.base().to_owned(), reason });
-        }
-        Ok((RemoteStore { client, version, extents: manifest.extents.clone() }, manifest))
+        let manifest = fetch_manifest(&client, version, key)?;
+        Ok((RemoteStore { client, version, key: *key, extents: manifest.extents.clone() }, manifest))
     }
+}
+
+fn fetch_manifest(client: &Client, version: VersionId, key: &PublicKey) -> Result<Manifest, Error> {
+    let bytes = client.get(&manifest_path(version), MANIFEST_BYTES_MAX as u64);
+    let signed = Signed::from_bytes(bytes.map_err(|error| error_of(client, error))?)?;
+    let manifest = signed.verify(key)?;
+    if signed.version() != version {
+        let reason = format!("asked for version {version}, got {}", signed.version());
+        return Err(Error::Refused { from: client.base().to_owned(), reason });
+    }
+    Ok(manifest)
 }
 
 impl ChunkSource for RemoteStore {
@@ -72,6 +88,18 @@ impl ChunkSource for RemoteStore {
             Err(link::Error::Refused { status: 416, .. }) => Err(Error::PackRange { pack, offset, len: len as u64 }),
             other => other.map_err(|error| error_of(&self.client, error)),
         }
+    }
+
+    fn seeds(&self) -> Result<Vec<Manifest>, Error> {
+        let bytes = match self.client.get(&seeds_path(self.version), SEEDS_BYTES_MAX) {
+            // An appliance of an older release has no such list.
+            Err(link::Error::Refused { status: 404, .. }) => return Ok(Vec::new()),
+            other => other.map_err(|error| error_of(&self.client, error))?,
+        };
+        let versions: Vec<VersionId> = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Refused { from: self.name(), reason: error.to_string() })?;
+        let manifest = |version| fetch_manifest(&self.client, version, &self.key);
+        versions.into_iter().take(SEEDS_MAX).map(manifest).collect()
     }
 }
 

@@ -26,6 +26,7 @@ pub mod fs;
 pub mod import;
 pub mod link;
 pub mod manifest;
+pub mod moves;
 pub mod plan;
 pub mod ranges;
 pub mod store;

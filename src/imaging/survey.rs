@@ -1,5 +1,6 @@
 //! What a target holds already: read once, hashed on all processors, compared with what the manifest wants there.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -22,6 +23,8 @@ const SAMPLE_CHUNKS: usize = 64;
 pub struct Found {
     /// For each extent of the manifest, whether it is in place.
     pub in_place: Vec<bool>,
+    /// Where on the target, by what it seems to hold, chunks lie that are not in place.
+    pub elsewhere: HashMap<ChunkId, u64>,
     /// What of the manifest's zero ranges does not read as zero, or was not looked at.
     pub not_zero: Vec<Range<u64>>,
 }
@@ -29,7 +32,8 @@ pub struct Found {
 /// Nothing is read back: everything counts as missing but the holes of a file.
 pub fn assume_nothing(manifest: &Manifest, target: &Target) -> Result<Found, Error> {
     let data = target.data_ranges(manifest.header.size)?;
-    Ok(Found { in_place: vec![false; manifest.extents.len()], not_zero: intersection(&manifest.zeros, &data) })
+    let not_zero = intersection(&manifest.zeros, &data);
+    Ok(Found { not_zero, ..Found::nothing(manifest) })
 }
 
 /// Reads the places that the manifest speaks of, as far as they can hold something.
@@ -37,7 +41,7 @@ pub fn survey(manifest: &Manifest, target: &Target, threads: usize, progress: &P
     let data = target.data_ranges(manifest.header.size)?;
     let zeros = intersection(&manifest.zeros, &data);
     if target.is_fresh() {
-        return Ok(Found { in_place: vec![false; manifest.extents.len()], not_zero: zeros });
+        return Ok(Found { not_zero: zeros, ..Found::nothing(manifest) });
     }
     let reads = if holds_some(&manifest.extents, target)? { reads(&manifest.extents, &data) } else { Vec::new() };
     let pieces = pieces(&zeros);
@@ -49,7 +53,7 @@ pub fn survey(manifest: &Manifest, target: &Target, threads: usize, progress: &P
         let threads: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(look)).collect();
         threads.into_iter().map(|thread| thread.join().expect("looking does not panic")).collect::<Vec<_>>()
     });
-    let mut found = Found { in_place: vec![false; manifest.extents.len()], not_zero: Vec::new() };
+    let mut found = Found::nothing(manifest);
     for outcome in outcomes {
         let outcome = outcome?;
         outcome.in_place.into_iter().for_each(|extent| found.in_place[extent] = true);
@@ -57,6 +61,35 @@ pub fn survey(manifest: &Manifest, target: &Target, threads: usize, progress: &P
     }
     found.not_zero = merged(found.not_zero);
     Ok(found)
+}
+
+impl Found {
+    fn nothing(manifest: &Manifest) -> Found {
+        Found { in_place: vec![false; manifest.extents.len()], ..Found::default() }
+    }
+
+    /// Whether nothing is missing.
+    pub fn is_complete(&self) -> bool {
+        self.in_place.iter().all(|in_place| *in_place)
+    }
+
+    /// Notes where on the target missing chunks lie, if it holds one of `seeds`, versions that it may hold. Nothing of it
+    /// is proven: what is moved is hashed on the way.
+    pub fn look_elsewhere(&mut self, manifest: &Manifest, seeds: &[Manifest], target: &Target) -> Result<(), Error> {
+        let missing = manifest.extents.iter().zip(&self.in_place).filter(|(_, in_place)| !**in_place);
+        let missing: HashSet<ChunkId> = missing.map(|(extent, _)| extent.chunk).collect();
+        let end = target.bytes()?;
+        for seed in seeds {
+            if holds_some(&seed.extents, target)? {
+                let usable =
+                    seed.extents.iter().filter(|extent| missing.contains(&extent.chunk) && extent.end() <= end);
+                for extent in usable {
+                    self.elsewhere.entry(extent.chunk).or_insert(extent.offset);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether any of some chunks, spread over the image, is in place.

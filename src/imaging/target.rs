@@ -83,6 +83,14 @@ impl Target {
         self.device_bytes
     }
 
+    /// Bytes that can be read.
+    pub(super) fn bytes(&self) -> Result<u64, Error> {
+        match self.device_bytes {
+            Some(bytes) => Ok(bytes),
+            None => self.file.metadata().map(|found| found.len()).map_err(Error::read(self.path.display())),
+        }
+    }
+
     /// Whether it is known without looking that everything reads as zero.
     pub fn is_fresh(&self) -> bool {
         self.fresh
@@ -90,7 +98,7 @@ impl Target {
 
     /// The ranges below `end` that may hold something else than zero, as far as is known without reading.
     pub fn data_ranges(&self, end: u64) -> Result<Vec<Range<u64>>, Error> {
-        let size = self.file.metadata().map_err(Error::read(self.path.display()))?.len();
+        let size = self.bytes()?;
         match self.device_bytes {
             Some(_) => Ok(std::iter::once(0..end).collect()),
             None => sparse::data_ranges(&self.file, size.min(end)).map_err(Error::read(self.path.display())),

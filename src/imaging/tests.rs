@@ -16,7 +16,7 @@ use super::error::Error;
 use super::manifest::{Header, Kind, Manifest, Signed};
 use super::store::format::PackId;
 use super::store::local::LocalStore;
-use super::store::versions::{Reference, Version};
+use super::store::versions::{ImageSource, Reference, Version};
 use super::store::{ChunkSource, Location};
 use super::target::Target;
 use crate::access::signing::SigningKey;
@@ -356,6 +356,41 @@ fn versions_are_found_by_number_tag_and_digits() {
     for bad in ["", "..", "a/b", "-x", "disk@", "disk@../x", &"x".repeat(65)] {
         assert!(Reference::parse(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn what_lies_elsewhere_on_the_target_is_moved_and_not_fetched() {
+    let site = Site::new();
+    let old = disk(1, 20 << 20);
+    let new = [disk(2, 1 << 20), old[..10 << 20].to_vec(), disk(3, 2 << 20), old[12 << 20..].to_vec()].concat();
+    let (_, first) = site.import_bytes(&old);
+    let (version, second) = site.import_bytes(&new);
+    for (from, to, wanted) in [(&first, &second, &new), (&second, &first, &old)] {
+        apply(from, &site.store, &site.target("out")).unwrap();
+        let version =
+            if std::ptr::eq(to, &second) { version.clone() } else { Version { number: 1, ..version.clone() } };
+        let source = ImageSource { store: &site.store, version: &version, key: site.key.public() };
+        let receipt = apply(to, &source, &site.target("out")).unwrap();
+        assert!(site.content("out") == *wanted);
+        assert!(receipt.moved_bytes > 15 << 20 && receipt.fetched_bytes < 4 << 20, "{receipt:?}");
+    }
+}
+
+#[test]
+fn what_seemed_to_lie_elsewhere_and_does_not_is_fetched() {
+    let site = Site::new();
+    let old = disk(1, 8 << 20);
+    let new = [disk(2, 1 << 20), old.clone()].concat();
+    let (_, first) = site.import_bytes(&old);
+    let (version, second) = site.import_bytes(&new);
+    apply(&first, &site.store, &site.target("out")).unwrap();
+    let out = File::options().write(true).open(site.folder.path().join("out")).unwrap();
+    out.write_all_at(&[0xAA; 1 << 20], 5 << 20).unwrap();
+    let source = ImageSource { store: &site.store, version: &version, key: site.key.public() };
+    let receipt = apply(&second, &source, &site.target("out")).unwrap();
+    assert!(site.content("out") == new);
+    assert!(receipt.moved_bytes > 5 << 20 && receipt.fetched_bytes > 2 << 20, "{receipt:?}");
+    assert_eq!(receipt.moved_bytes + receipt.fetched_bytes + receipt.kept_bytes, 9 << 20);
 }
 
 mod upkeep {

@@ -22,6 +22,7 @@ pub mod versions;
 
 use crate::imaging::chunk::ChunkId;
 use crate::imaging::error::Error;
+use crate::imaging::manifest::Manifest;
 use crate::imaging::store::format::{Entry, PackId};
 
 /// Where a chunk lies.
@@ -41,6 +42,11 @@ pub trait ChunkSource: Send + Sync {
 
     /// `len` bytes of a pack from `offset`, as they lie. The caller has bounded `len`.
     fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error>;
+
+    /// Versions that a target may hold from before, likeliest first: they tell where on it chunks lie.
+    fn seeds(&self) -> Result<Vec<Manifest>, Error> {
+        Ok(Vec::new())
+    }
 }
 
 impl<T: ChunkSource + ?Sized> ChunkSource for &T {
@@ -55,6 +61,10 @@ impl<T: ChunkSource + ?Sized> ChunkSource for &T {
     fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
         (**self).read_range(pack, offset, len)
     }
+
+    fn seeds(&self) -> Result<Vec<Manifest>, Error> {
+        (**self).seeds()
+    }
 }
 
 impl<T: ChunkSource + ?Sized> ChunkSource for std::sync::Arc<T> {
@@ -68,6 +78,10 @@ impl<T: ChunkSource + ?Sized> ChunkSource for std::sync::Arc<T> {
 
     fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
         (**self).read_range(pack, offset, len)
+    }
+
+    fn seeds(&self) -> Result<Vec<Manifest>, Error> {
+        (**self).seeds()
     }
 }
 

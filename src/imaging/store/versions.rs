@@ -6,16 +6,20 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use crate::access::signing::PublicKey;
 use crate::imaging::chunk::ChunkId;
 use crate::imaging::error::Error;
-use crate::imaging::manifest::{Signed, VersionId};
-use crate::imaging::store::ChunkSource;
+use crate::imaging::manifest::{Manifest, Signed, VersionId};
 use crate::imaging::store::files::{Existing, write_whole};
+use crate::imaging::store::format::PackId;
 use crate::imaging::store::local::{LocalStore, names};
 use crate::imaging::store::upload::Upload;
+use crate::imaging::store::{ChunkSource, Location};
 
 /// Names are folders: this is what they may consist of.
 const NAME_BYTES_MAX: usize = 64;
+/// Versions that are tried as seeds.
+const SEEDS_MAX: usize = 4;
 /// What the file of a removed version ends in.
 pub(super) const GONE: &str = "gone";
 
@@ -87,7 +91,42 @@ impl Upload<'_> {
     }
 }
 
+/// One image of a store, as a source that knows what a target may hold from before.
+pub struct ImageSource<'a> {
+    pub store: &'a LocalStore,
+    pub version: &'a Version,
+    pub key: PublicKey,
+}
+
+impl ChunkSource for ImageSource<'_> {
+    fn name(&self) -> String {
+        self.store.name()
+    }
+
+    fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>, Error> {
+        self.store.locate(ids)
+    }
+
+    fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        self.store.read_range(pack, offset, len)
+    }
+
+    fn seeds(&self) -> Result<Vec<Manifest>, Error> {
+        let others = self.store.other_versions(&self.version.name, Some(self.version.number))?;
+        others.iter().map(|version| Ok(self.store.manifest(version)?.verify(&self.key)?)).collect()
+    }
+}
+
 impl LocalStore {
+    /// The newest versions of an image but `number`, newest first: what a machine most likely holds.
+    pub fn other_versions(&self, name: &str, number: Option<u32>) -> Result<Vec<Version>, Error> {
+        let mut versions = self.versions(name)?;
+        versions.retain(|version| Some(version.number) != number);
+        versions.reverse();
+        versions.truncate(SEEDS_MAX);
+        Ok(versions)
+    }
+
     /// The names of the images that have a version.
     pub fn images(&self) -> Result<Vec<String>, Error> {
         let mut images = names(&self.root.join("versions"))?;
