@@ -4,10 +4,12 @@
 //! appliance is away the sender waits for it; meanwhile entries pile up (a run has some dozens) and log lines beyond a limit
 //! are counted instead of kept.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::link;
 use crate::stdx::backoff::Backoff;
@@ -71,6 +73,7 @@ struct State {
     restart: Option<Place>,
     restart_known: bool,
     directive: Directive,
+    answers: BTreeMap<ItemId, Value>,
     urgent: bool,
     refused: Option<String>,
     closed: bool,
@@ -103,6 +106,7 @@ impl Reports {
             restart: None,
             restart_known: false,
             directive: Directive::Go,
+            answers: BTreeMap::new(),
             urgent: true,
             refused: None,
             closed: false,
@@ -190,6 +194,7 @@ impl State {
         self.lines_from = Some(from + known as u64);
         self.restart_known |= sent.restart.is_some();
         self.directive = reply.directive;
+        self.answers.clone_from(&reply.answers);
         // More than one message's worth is waiting.
         self.urgent |= !self.is_all_known();
     }
@@ -275,6 +280,10 @@ impl Reporter for Reports {
     fn directive(&mut self) -> Directive {
         self.lock().directive
     }
+
+    fn answer(&mut self, item: &ItemId) -> Option<Value> {
+        self.lock().answers.get(item).cloned()
+    }
 }
 
 /// The journal of the boot environment, where nothing local survives: an entry is kept when the appliance has it.
@@ -335,6 +344,7 @@ mod tests {
                 journal: appliance.journal.len() as u64,
                 lines: appliance.lines.len() as u64,
                 directive: Directive::Pause,
+                answers: BTreeMap::new(),
             })
         })
     }

@@ -35,6 +35,8 @@ pub(super) enum Command {
     Pause { run: String },
     /// Let a paused run go on
     Continue { run: String },
+    /// Answer the question that a run's step asks; `yes` or `no` to one that waits for approval
+    Answer { run: String, value: String },
     /// Send a run that is over back to a step: the one that failed, or the one given
     Retry {
         run: String,
@@ -105,6 +107,10 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         }
         Command::Pause { run } => direct(&run, "pause", context),
         Command::Continue { run } => direct(&run, "go", context),
+        Command::Answer { run, value } => {
+            let record: RunRecord = context.api()?.post(&run_path(&run, "/answer"), &json!({ "value": value }))?;
+            report(&record, context)
+        }
         Command::Retry { run, from } => {
             let record: RunRecord = context.api()?.post(&run_path(&run, "/retry"), &json!({ "from": from }))?;
             report(&record, context)
@@ -364,6 +370,9 @@ fn whereabouts(run: &RunRecord) -> String {
     }
     if run.state != RunState::Running {
         return String::new();
+    }
+    if let Some(question) = &run.question {
+        return format!("asks: {question} (`remint deploy answer {} VALUE`)", run.id);
     }
     let share = run.progress.as_ref().filter(|progress| progress.total > 0);
     let share = share.map(|progress| format!(" {} %", progress.done * 100 / progress.total)).unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::tasksequence::db::SequenceRecord;
 use crate::tasksequence::model::{Block, Item, Sequence, Work};
 use crate::tasksequence::parser::{self, Problem};
 use crate::tasksequence::plan::{Fate, Plan};
-use crate::tasksequence::steps;
+use crate::tasksequence::{schema, steps};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -41,6 +41,8 @@ pub(super) enum Command {
     Publish { file: PathBuf },
     /// List published sequences
     List,
+    /// Print the JSON Schema of documents, for editors
+    Schema,
     /// Explain a step, or list all of them
     Step { step: Option<String> },
 }
@@ -72,6 +74,7 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Plan { sequence, machine, variables } => plan(&sequence, &machine, &variables, context),
         Command::Publish { file } => publish(&file, context),
         Command::List => list(context),
+        Command::Schema => output::json(&schema::schema()),
         Command::Step { step } => explain(step.as_deref(), context),
     }
 }

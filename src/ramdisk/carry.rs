@@ -4,6 +4,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::screen::{Event, Step};
 use super::terminal::Terminal;
 use crate::agent::report::{ApplianceJournal, Health, Reports};
@@ -124,5 +126,9 @@ impl Reporter for OnScreen {
 
     fn directive(&mut self) -> Directive {
         self.reports.directive()
+    }
+
+    fn answer(&mut self, item: &ItemId) -> Option<Value> {
+        self.reports.answer(item)
     }
 }

@@ -49,6 +49,7 @@ pub fn routes(sequences: Arc<Sequences>) -> Table {
         .get("/api/v1/runs/{run}", read, "Show a run with its journal", run)
         .get("/api/v1/runs/{run}/log", read, "Show the log of a run", log)
         .post("/api/v1/runs/{run}/directive", deploy, "Pause, continue or cancel a run", direct)
+        .post("/api/v1/runs/{run}/answer", deploy, "Answer the question of a run's step", reply)
         .post("/api/v1/runs/{run}/retry", deploy, "Send a run back to a step", retry)
         .with_state(sequences)
 }
@@ -262,6 +263,21 @@ async fn direct(
     Json(body): Json<Direct>,
 ) -> Result<Json<RunRecord>, Problem> {
     answer(sequences, move |sequences| sequences.direct(&run, body.directive, &caller.principal)).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer {
+    value: Value,
+}
+
+async fn reply(
+    State(sequences): Shared,
+    caller: Caller,
+    Path(run): Path<String>,
+    Json(body): Json<Answer>,
+) -> Result<Json<RunRecord>, Problem> {
+    answer(sequences, move |sequences| sequences.answer(&run, &body.value, &caller.principal)).await
 }
 
 #[derive(Deserialize)]

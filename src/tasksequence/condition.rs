@@ -27,7 +27,7 @@ pub const NAMES: [&str; 3] = ["machine", "vars", "run"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConditionError {
-    #[error("`{text}` is not an expression: {message}")]
+    #[error("`{text}` does not parse: {message}")]
     Syntax { text: String, message: String },
     #[error("`{text}` cannot be computed: {message}")]
     Evaluate { text: String, message: String },

@@ -1,5 +1,6 @@
 //! Task sequences and runs as the site keeps them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
@@ -23,9 +24,10 @@ use super::model::{ItemId, Sequence, Values, Work};
 use super::parser::{self, Problem};
 use super::steps::{self, Gives};
 
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    name: "tasksequence-1",
-    sql: "
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "tasksequence-1",
+        sql: "
         CREATE TABLE sequence (
             name TEXT NOT NULL, version TEXT NOT NULL, document TEXT NOT NULL, created_at INTEGER NOT NULL,
             created_by TEXT NOT NULL, PRIMARY KEY (name, version));
@@ -46,7 +48,16 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
         CREATE TABLE run_line (
             run TEXT NOT NULL REFERENCES run(id), boot TEXT NOT NULL, number INTEGER NOT NULL, at INTEGER NOT NULL,
             item TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (run, boot, number));",
-}];
+    },
+    Migration {
+        name: "tasksequence-2",
+        sql: "
+        CREATE TABLE run_answer (
+            run TEXT NOT NULL REFERENCES run(id), item TEXT NOT NULL, value TEXT NOT NULL, answered_by TEXT NOT NULL,
+            answered_at INTEGER NOT NULL, PRIMARY KEY (run, item));
+        ALTER TABLE run ADD COLUMN question TEXT;",
+    },
+];
 
 /// Lines of a run that are kept; a program that prints without end must not fill the site's disk.
 const LINES_MAX: u64 = 200_000;
@@ -152,6 +163,8 @@ pub struct RunRecord {
     pub progress: Option<StepProgress>,
     pub error: Option<String>,
     pub hint: Option<String>,
+    /// What the step under way asks, while it waits for the answer.
+    pub question: Option<String>,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
@@ -329,7 +342,8 @@ impl Sequences {
                 let text = json!(progress).to_string();
                 tx.execute("UPDATE run SET progress = ?2 WHERE id = ?1", (run.id.as_str(), text))?;
             }
-            let reply = EventsReply { journal: entry_count(tx, run.id.as_str())?, lines, directive: run.directive };
+            let (journal, answers) = (entry_count(tx, run.id.as_str())?, answers(tx, run.id.as_str())?);
+            let reply = EventsReply { journal, lines, directive: run.directive, answers };
             Ok::<_, Error>((reply, consequences))
         })?;
         self.carry_out(machine, message, &consequences)?;
@@ -393,6 +407,27 @@ impl Sequences {
         Ok(self.named(record))
     }
 
+    /// Answers the question that a run's step asks.
+    pub fn answer(&self, run: &str, value: &Value, by: &Principal) -> Result<RunRecord, Error> {
+        let now = self.fleet.clock.now();
+        let record = self.fleet.db.write(|tx| {
+            let run = find_run(tx, run)?;
+            if run.question.is_none() || run.state != RunState::Running {
+                return Err(Error::Request(format!("run {} asks nothing", run.id), None));
+            }
+            check_answer(&stored_order(tx, run.id.as_str())?, &run.step, value)?;
+            tx.execute(
+                "INSERT INTO run_answer (run, item, value, answered_by, answered_at) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (run, item) DO UPDATE SET value = ?3, answered_by = ?4, answered_at = ?5",
+                (run.id.as_str(), run.step.as_str(), value.to_string(), by.label(), now.milliseconds()),
+            )?;
+            audit::append(tx, now, &by.label(), "run-answer", run.id.as_str(), run.step.as_str())?;
+            find_run(tx, run.id.as_str())
+        })?;
+        self.announce(record.id.as_str());
+        Ok(self.named(record))
+    }
+
     /// Sends a run that is over back to one of its steps.
     pub fn retry(&self, run: &str, from: Option<&str>, by: &Principal) -> Result<RunRecord, Error> {
         let now = self.fleet.clock.now();
@@ -408,6 +443,8 @@ impl Sequences {
             let order = stored_order(tx, run.id.as_str())?;
             let item = rewind_to(&order, &entries(tx, run.id.as_str())?, from)?;
             let number = entry_count(tx, run.id.as_str())?;
+            // Questions are asked anew.
+            tx.execute("DELETE FROM run_answer WHERE run = ?1", [run.id.as_str()])?;
             insert_entry(tx, run.id.as_str(), number, &Entry { at: now, item, what: What::Rewound })?;
             tx.execute(
                 "UPDATE run SET state = 'waiting', directive = 'go', error = NULL, hint = NULL, finished_at = NULL,
@@ -462,8 +499,8 @@ fn note_entry(
         What::Started { .. } => {
             let name = item.map(|item| item.name.as_str()).unwrap_or_default();
             tx.execute(
-                "UPDATE run SET state = 'running', step = ?2, step_name = ?3, progress = NULL WHERE id = ?1",
-                (id, entry.item.as_str(), name),
+                "UPDATE run SET state = 'running', step = ?2, step_name = ?3, progress = NULL, question = ?4 WHERE id = ?1",
+                (id, entry.item.as_str(), name, item.and_then(|item| question(&item.work))),
             )?;
             consequences.restart = item.and_then(|item| restarts_into(&item.work)).or(consequences.restart);
         }
@@ -471,8 +508,8 @@ fn note_entry(
             consequences.restart = finished.restart.or(consequences.restart);
             let over = order.sequence.steps().position(|(step, _)| step.id == entry.item).map_or(0, |index| index + 1);
             tx.execute(
-                "UPDATE run SET steps_over = max(steps_over, ?2), error = COALESCE(error, ?3), hint = COALESCE(hint, ?4)
-                 WHERE id = ?1",
+                "UPDATE run SET steps_over = max(steps_over, ?2), error = COALESCE(error, ?3), hint = COALESCE(hint, ?4),
+                    question = NULL WHERE id = ?1",
                 (id, over as i64, finished.error.as_deref(), finished.hint.as_deref()),
             )?;
         }
@@ -488,6 +525,13 @@ fn note_entry(
         What::Entered | What::Skipped { .. } | What::Cancelled | What::Rewound | What::Unknown => {}
     }
     Ok(())
+}
+
+/// What a step asks a person, its templates as written.
+fn question(work: &Work) -> Option<String> {
+    let Work::Step(step) = work else { return None };
+    let row = steps::row(&step.kind)?;
+    row.parameter("question").and(step.with.get("question")?.as_str().map(str::to_owned))
 }
 
 /// Where the machine is to come up after this step, which has just been started.
@@ -564,6 +608,29 @@ fn insert_entry(tx: &Transaction<'_>, run: &str, number: u64, entry: &Entry) -> 
     Ok(())
 }
 
+fn answers(c: &Connection, run: &str) -> Result<BTreeMap<ItemId, Value>, Error> {
+    let mut statement = c.prepare_cached("SELECT item, value FROM run_answer WHERE run = ?1")?;
+    let rows = statement.query_map([run], |row| Ok((ItemId(row.get(0)?), row.get::<_, String>(1)?)))?;
+    rows.map(|row| row.map_err(Error::from).and_then(|(item, text)| Ok((item, stored("answer of run", run, &text)?))))
+        .collect()
+}
+
+/// An answer that the step would refuse is refused at once, where the person can give another.
+fn check_answer(order: &RunOrder, item: &ItemId, value: &Value) -> Result<(), Error> {
+    let Some(Work::Step(step)) = order.sequence.item(item).map(|item| &item.work) else { return Ok(()) };
+    let choices = step.with.get("choices").and_then(Value::as_array);
+    match choices {
+        Some(choices) if !choices.is_empty() && !choices.contains(value) => {
+            let allowed: Vec<String> = choices.iter().map(ToString::to_string).collect();
+            Err(Error::Request(
+                format!("{value} is not among the answers allowed"),
+                Some(format!("answer {}", allowed.join(", "))),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn entry_count(c: &Connection, run: &str) -> Result<u64, Error> {
     let mut statement = c.prepare_cached("SELECT count(*) FROM run_entry WHERE run = ?1")?;
     Ok(statement.query_row([run], |row| row.get(0))?)
@@ -602,7 +669,7 @@ fn read_sequence(row: &Row<'_>) -> Result<SequenceRecord, rusqlite::Error> {
 
 pub(super) const RUN_COLUMNS: &str = "run.id, run.deployment, run.machine, deployment.sequence, deployment.version, run.state,
     run.directive, run.step, run.step_name, run.steps_over, run.steps, run.progress, run.error, run.hint, run.created_at,
-    run.started_at, run.finished_at FROM run JOIN deployment ON deployment.id = run.deployment";
+    run.started_at, run.finished_at, run.question FROM run JOIN deployment ON deployment.id = run.deployment";
 
 fn find_run(c: &Connection, id: &str) -> Result<RunRecord, Error> {
     let mut statement = c.prepare_cached(&format!("SELECT {RUN_COLUMNS} WHERE run.id = ?1"))?;
@@ -629,6 +696,7 @@ fn read_run(row: &Row<'_>) -> Result<RunRecord, rusqlite::Error> {
         progress: row.get::<_, Option<String>>(11)?.and_then(|text| serde_json::from_str(&text).ok()),
         error: row.get(12)?,
         hint: row.get(13)?,
+        question: row.get(17)?,
         created_at: instant(14)?.unwrap_or_default(),
         started_at: instant(15)?,
         finished_at: instant(16)?,

@@ -1,6 +1,7 @@
 //! What is told about a run while it goes on, and what comes back.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::stdx::time::Timestamp;
 
@@ -49,4 +50,6 @@ pub trait Reporter {
     fn progress(&mut self, progress: StepProgress);
     /// The latest word from the appliance; asked between steps and, by long steps, within them.
     fn directive(&mut self) -> Directive;
+    /// What a person has answered to the question of this step.
+    fn answer(&mut self, item: &ItemId) -> Option<Value>;
 }

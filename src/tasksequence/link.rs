@@ -1,6 +1,9 @@
 //! What machines and the appliance say about runs.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::link::Message;
 use crate::stdx::time::Timestamp;
@@ -9,7 +12,7 @@ use super::event::{Directive, Line, StepProgress};
 use super::facts::Facts;
 use super::host::Place;
 use super::journal::Entry;
-use super::model::{Sequence, Values};
+use super::model::{ItemId, Sequence, Values};
 
 crate::text_id!(
     /// One machine carrying out one deployment.
@@ -91,6 +94,9 @@ pub struct EventsReply {
     pub journal: u64,
     pub lines: u64,
     pub directive: Directive,
+    /// What people have answered to the questions of steps.
+    #[serde(default)]
+    pub answers: BTreeMap<ItemId, Value>,
 }
 
 impl Message for FetchRun {

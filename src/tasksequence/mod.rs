@@ -36,7 +36,13 @@ pub mod model;
 pub mod parser;
 pub mod plan;
 pub mod quantity;
+#[cfg(feature = "server")]
+pub mod reference;
 pub mod run;
+#[cfg(feature = "server")]
+pub mod schema;
+#[cfg(feature = "server")]
+mod spelling;
 pub mod steps;
 pub mod story;
 #[cfg(feature = "server")]

@@ -11,6 +11,7 @@ use super::facts::{FACTS, RUN_FACTS};
 use super::host::Place;
 use super::model::{Block, FORMAT, Item, ItemId, Retry, Sequence, Step, Variable, VariableType, Work};
 use super::quantity::{Bytes, Seconds};
+use super::spelling::instead;
 use super::steps::{self, Gives, Kind, Needs, Row, selection};
 use super::yaml::{self, At, Key, Node, Tree};
 
@@ -53,6 +54,16 @@ pub fn parse_for(text: &str, known: Known) -> Result<Sequence, Vec<Problem>> {
     parse_document(text, Parser { known: Some(known), ..Parser::default() })
 }
 
+/// The document as JSON, as far as it is YAML at all; for tools that know the schema.
+pub fn to_json(text: &str) -> Result<Value, Problem> {
+    yaml::parse(text).map(|node| node.json()).map_err(|(at, message)| Problem {
+        line: at.line,
+        column: at.column,
+        message,
+        hint: None,
+    })
+}
+
 fn parse_document(text: &str, mut parser: Parser) -> Result<Sequence, Vec<Problem>> {
     if text.len() > DOCUMENT_BYTES_MAX {
         parser.add(
@@ -65,7 +76,8 @@ fn parse_document(text: &str, mut parser: Parser) -> Result<Sequence, Vec<Proble
     let sequence = match yaml::parse(text) {
         Ok(node) => parser.sequence(&node),
         Err((at, message)) => {
-            parser.add(at, format!("this is not YAML: {message}"), "");
+            let (message, hint) = yaml::explained(&message);
+            parser.add(at, format!("this is not YAML: {message}"), hint);
             None
         }
     };
@@ -115,7 +127,7 @@ impl Parser {
     }
 
     fn sequence(&mut self, node: &Node) -> Option<Sequence> {
-        let map = self.map(node, "a task sequence", "name: NAME\n        steps:\n          - STEP: ...")?;
+        let map = self.map(node, "a task sequence", "begin with `name:` and `steps:`")?;
         self.known_keys(map, &DOCUMENT_KEYS, "a task sequence");
         let name = self.required_text(map, node.at, "name", "name: Lab workstation").unwrap_or_default();
         let description = self.optional_text(map, "description").unwrap_or_default();
@@ -126,7 +138,7 @@ impl Parser {
     }
 
     fn variables(&mut self, node: &Node) -> Vec<Variable> {
-        let Some(map) = self.map(node, "`variables`", "variables:\n          hostname: ws-1") else {
+        let Some(map) = self.map(node, "`variables`", "write `NAME: VALUE`, a line each") else {
             return Vec::new();
         };
         let mut variables = Vec::new();
@@ -204,9 +216,12 @@ impl Parser {
             return;
         }
         if !variable.kind.accepts(default) {
-            self.add(at, format!("the default of `{name}` is {default}, which is not of type {kind}"), "");
+            let hint = format!("write a value of type {kind}, or another `type`");
+            self.add(at, format!("the default of `{name}` is {default}, which is not of type {kind}"), hint);
         } else if !variable.choices.is_empty() && !variable.choices.contains(default) {
-            self.add(at, format!("the default of `{name}` is {default}, which is not among its choices"), "");
+            let choices: Vec<String> = variable.choices.iter().map(ToString::to_string).collect();
+            let hint = format!("there is {}", choices.join(", "));
+            self.add(at, format!("the default of `{name}` is {default}, which is not among its choices"), hint);
         }
         if variable.secret {
             self.add(
@@ -237,12 +252,16 @@ impl Parser {
     fn block(&mut self, map: &[(Key, Node)], at: At, what: &str) -> Block {
         let before = self.standing;
         let Some((_, node)) = find(map, "steps") else {
-            self.add(at, format!("{what} has no `steps`"), "steps:\n          - check-hardware:");
+            self.add(at, format!("{what} has no `steps`"), "write `steps:`, and below it a list of steps");
             return Block::default();
         };
         let steps = self.items(node, "steps");
-        if steps.is_empty() && matches!(node.tree, Tree::List(_) | Tree::Null) {
-            self.add(node.at, "`steps` is empty", "");
+        let nothing = match &node.tree {
+            Tree::List(list) => list.is_empty(),
+            tree => matches!(tree, Tree::Null),
+        };
+        if nothing {
+            self.add(node.at, "`steps` is empty", "begin each step with `- `, such as `- check-hardware:`");
         }
         let after = self.standing;
         // Steps may have failed anywhere: only what was true before is certain, though the place may have changed.
@@ -274,7 +293,7 @@ impl Parser {
             self.add(node.at, format!("a step is a map, and `{name}` is a text"), hint);
             return None;
         }
-        let map = self.map(node, "a step", "- restart: { into: installed-system }")?;
+        let map = self.map(node, "a step", "begin it with what it does, such as `- check-hardware:`")?;
         if find(map, "group").is_some() { self.group(node, map) } else { self.step(node, map) }
     }
 
@@ -307,6 +326,7 @@ impl Parser {
             Tree::Text(text) => {
                 match condition::names_in_expression(text) {
                     Ok(names) => self.names(&names, node.at),
+                    Err(error) if text.contains(" = ") => self.add(node.at, error.to_string(), "compare with `==`"),
                     Err(error) => self.add(node.at, error.to_string(), "when: machine.firmware == 'uefi'"),
                 }
                 self.constant(text, node.at);
@@ -445,7 +465,9 @@ impl Parser {
             Tree::Null => &empty,
             Tree::Map(map) => map,
             _ => {
-                let example = row.example.lines().collect::<Vec<_>>().join("\n        ");
+                let first = row.parameters.first().map_or("", |parameter| parameter.name);
+                let example =
+                    format!("write `{}: {{ {first}: ... }}`, or each parameter on a line of its own", row.name);
                 self.add(
                     node.at,
                     format!("`{}` takes a map of parameters, and this is {}", row.name, node.kind()),
@@ -466,7 +488,8 @@ impl Parser {
         for parameter in
             row.parameters.iter().filter(|parameter| parameter.required && find(map, parameter.name).is_none())
         {
-            self.add(key.at, format!("`{}` lacks `{}`: {}", row.name, parameter.name, parameter.summary), "");
+            let hint = format!("write `{}: {{ {}: ... }}`", row.name, parameter.name);
+            self.add(key.at, format!("`{}` lacks `{}`: {}", row.name, parameter.name, parameter.summary), hint);
         }
         let mut with = Map::new();
         for (key, node) in map {
@@ -608,6 +631,8 @@ impl Parser {
             None
         };
         match row.gives {
+            Gives::Blank => (standing.system, standing.agent) = (false, false),
+            Gives::Variable => self.learn(at, with),
             Gives::System => (standing.system, standing.agent) = (true, false),
             Gives::Agent => standing.agent = true,
             Gives::Place => {
@@ -630,6 +655,14 @@ impl Parser {
         }
         if let Some((message, hint)) = fault {
             self.add(at, message, hint);
+        }
+    }
+
+    /// A step gives a variable its value: from here on there is one.
+    fn learn(&mut self, at: At, with: &Map<String, Value>) {
+        if let Some(name) = with.get("variable").and_then(Value::as_str) {
+            self.name_of_variable(&Key { at, text: name.to_owned() });
+            self.variables.insert(name.to_owned());
         }
     }
 
@@ -667,7 +700,10 @@ impl Parser {
             };
             if let Some(next) = next.filter(|next| !known.contains(next)) {
                 let what = if top == "vars" { "unknown variable" } else { "unknown fact" };
-                let hint = instead(next, &known);
+                let hint = match instead(next, &known) {
+                    near if near.starts_with("did you mean") || top != "vars" => near,
+                    _ => format!("declare it: `variables: {{ {next}: VALUE }}`, or set it in a step before this one"),
+                };
                 self.add(at, format!("{what} `{top}.{next}`"), hint);
             }
         }
@@ -710,7 +746,7 @@ impl Parser {
             }
             _ => {
                 let is = if matches!(node.tree, Tree::Text(_)) { "an empty one" } else { node.kind() };
-                self.add(node.at, format!("`{key}` must be a text, and this is {is}"), "");
+                self.add(node.at, format!("`{key}` must be a text, and this is {is}"), format!("{key}: some words"));
                 None
             }
         }
@@ -745,33 +781,4 @@ fn type_of(tree: &Tree) -> VariableType {
 
 fn step_names() -> Vec<&'static str> {
     steps::TABLE.iter().map(|row| row.name).collect()
-}
-
-/// "did you mean ...?", or what there is.
-fn instead(written: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|name| (distance(written, name), name)).min();
-    match near {
-        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!("did you mean `{name}`?"),
-        Some(_) => format!("there is {}", known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
-        None => "there is none".into(),
-    }
-}
-
-/// Optimal string alignment: insertions, deletions, replacements, and neighbours swapped.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }

@@ -183,7 +183,11 @@ impl Planner<'_> {
             self.plan.erases.push(disk);
         }
         self.plan.bytes += planned.bytes;
-        Ok(Fate::Runs { what: planned.what })
+        self.open.extend(planned.opens);
+        if let Ok(scope) = &mut self.scope {
+            scope.vars.extend(planned.sets);
+        }
+        Ok(Fate::Runs { what: run::Hidden::of(self.order).text(&planned.what) })
     }
 
     fn after(&mut self, step: &Step) {

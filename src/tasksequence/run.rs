@@ -41,7 +41,8 @@ pub fn drive(
     let order = &complete(order, host);
     let engine = Engine::resume(&order.sequence, &host.boot(), &order.journal);
     let entries = order.journal.clone();
-    let mut driver = Driver { order, engine, entries, journal, host, reporter };
+    let hidden = Hidden::of(order);
+    let mut driver = Driver { order, engine, entries, journal, host, reporter, hidden };
     loop {
         match driver.step() {
             Ok(None) => {}
@@ -74,6 +75,7 @@ struct Driver<'a, 'b> {
     journal: &'b mut dyn JournalStore,
     host: &'b mut dyn Host,
     reporter: &'b mut dyn Reporter,
+    hidden: Hidden,
 }
 
 impl<'a> Driver<'a, '_> {
@@ -98,6 +100,7 @@ impl<'a> Driver<'a, '_> {
     }
 
     fn record(&mut self, item: ItemId, what: What) -> Result<(), JournalError> {
+        let what = self.hidden.what(what);
         let entry = Entry { at: self.host.now(), item, what };
         self.journal.append(&entry)?;
         self.engine.accept(&entry);
@@ -186,12 +189,14 @@ impl<'a> Driver<'a, '_> {
             self.host.use_target(target)?;
         }
         let deadline = step.timeout_seconds.map(|seconds| self.host.now().plus_seconds(seconds.cast_signed()));
+        let first = first_start(&self.entries, &item.id);
         let mut on = On {
             order: self.order,
             journal: &self.entries,
             host: self.host,
-            watch: &mut Told { item: &item.id, reporter: self.reporter, deadline },
-            started_in: started_in(&self.entries, &item.id),
+            watch: &mut Told { item: &item.id, reporter: self.reporter, deadline, hidden: &self.hidden },
+            started_at: first.as_ref().map(|(at, _)| *at),
+            started_in: first.map(|(_, boot)| boot),
         };
         let mut done = Done::default();
         let result = match work.check(&mut on)? {
@@ -216,12 +221,12 @@ impl<'a> Driver<'a, '_> {
     }
 }
 
-/// The boot in which the step was started first in its present attempt.
-fn started_in(entries: &[Entry], item: &ItemId) -> Option<String> {
+/// When and in which boot the step was started first in its present attempt.
+fn first_start(entries: &[Entry], item: &ItemId) -> Option<(Timestamp, String)> {
     let mut first = None;
     for entry in entries.iter().filter(|entry| entry.item == *item) {
         match &entry.what {
-            What::Started { boot, .. } => first = first.or_else(|| Some(boot.clone())),
+            What::Started { boot, .. } => first = first.or_else(|| Some((entry.at, boot.clone()))),
             _ => first = None,
         }
     }
@@ -258,21 +263,61 @@ pub fn scope<'s>(
     Ok(scope)
 }
 
+/// The values of secret variables, which no journal, log or plan ever shows.
+pub(super) struct Hidden(Vec<String>);
+
+impl Hidden {
+    pub(super) fn of(order: &RunOrder) -> Hidden {
+        let values = order.sequence.secrets().filter_map(|name| order.variables.get(name)?.as_str());
+        Hidden(values.filter(|value| !value.is_empty()).map(str::to_owned).collect())
+    }
+
+    pub(super) fn text(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "******"))
+    }
+
+    fn value(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Array(list) => list.iter_mut().for_each(|value| self.value(value)),
+            Value::Object(map) => map.values_mut().for_each(|value| self.value(value)),
+            _ => {}
+        }
+    }
+
+    fn what(&self, what: What) -> What {
+        match what {
+            What::Finished(mut finished) if !self.0.is_empty() => {
+                finished.error = finished.error.map(|error| self.text(&error));
+                finished.evidence.values_mut().for_each(|value| self.value(value));
+                finished.sets.values_mut().for_each(|value| self.value(value));
+                What::Finished(finished)
+            }
+            other => other,
+        }
+    }
+}
+
 /// Passes a step's words on, and stops it when its time is over or the run is cancelled.
 struct Told<'a> {
     item: &'a ItemId,
     reporter: &'a mut dyn Reporter,
     deadline: Option<Timestamp>,
+    hidden: &'a Hidden,
 }
 
 impl Watch for Told<'_> {
     fn line(&mut self, now: Timestamp, text: &str) {
-        self.reporter.line(Line { at: now, item: self.item.clone(), text: text.to_owned() });
+        self.reporter.line(Line { at: now, item: self.item.clone(), text: self.hidden.text(text) });
     }
 
     fn progress(&mut self, done: u64, total: u64, unit: &str, note: &str) {
         let (unit, note) = (unit.to_owned(), note.to_owned());
         self.reporter.progress(StepProgress { item: self.item.clone(), done, total, unit, note });
+    }
+
+    fn answer(&mut self) -> Option<Value> {
+        self.reporter.answer(self.item)
     }
 
     fn must_stop(&mut self, now: Timestamp) -> Option<&'static str> {

@@ -9,10 +9,13 @@ use crate::stdx::time::Timestamp;
 
 use super::event::{Directive, Line, Reporter, StepProgress};
 use super::facts::Facts;
-use super::host::{Applied, Command, Disk, Exit, FileContent, Grown, Hardware, Host, HostError, Place, Root, Watch};
+use super::host::{
+    Applied, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError, Place, Root, Watch,
+    WipeMethod, Wiped,
+};
 use super::journal::{DiskIdentity, Entry, JournalError, JournalStore, RunResult};
 use super::link::{ImageGrant, RunId, RunOrder};
-use super::model::{Item, Sequence};
+use super::model::{Item, ItemId, Sequence, Values};
 use super::run::{Outcome, drive};
 
 /// What survives a power cut, and the fuse that causes one.
@@ -37,6 +40,16 @@ pub(super) struct World {
     pub(super) never_starts: bool,
     /// The journal is with the appliance.
     pub(super) keeps_no_journal: bool,
+    /// What a person answers to any question, once it was asked so many times.
+    pub(super) answer: Option<(u32, Value)>,
+    pub(super) asked: u32,
+    /// What is cut is the agent's life, not the machine's power.
+    pub(super) only_the_agent: bool,
+    pub(super) crashed: bool,
+    /// Values given to the run.
+    pub(super) variables: Values,
+    /// Bytes of the disk that a wipe does not get to.
+    pub(super) unreadable_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,12 +79,20 @@ impl World {
         Ok(())
     }
 
+    /// Drives the run on in the same boot after the agent was killed, instead of after a restart of the machine.
+    fn begins_anew(&mut self) {
+        if !std::mem::take(&mut self.crashed) {
+            self.boots += 1;
+        }
+    }
+
     /// Boots and drives the run until it is over, through restarts and one power cut.
     pub(super) fn live(&mut self, sequence: &Sequence) -> RunResult {
         for _ in 0..40 {
-            self.boots += 1;
+            self.begins_anew();
             let mut order = order(sequence);
             order.journal.clone_from(&self.journal);
+            order.variables.clone_from(&self.variables);
             let place = self.place.unwrap_or(Place::BootEnvironment);
             let shared = std::cell::RefCell::new(&mut *self);
             let outcome =
@@ -84,6 +105,7 @@ impl World {
                 Outcome::Lost(error) => {
                     assert!(self.dead(), "{error}");
                     self.cut_at = None;
+                    self.crashed = self.only_the_agent;
                 }
             }
         }
@@ -132,6 +154,7 @@ pub(super) fn facts() -> Facts {
     Facts {
         id: "machine-1".into(),
         name: "ws-1".into(),
+        mac: Some("52:54:00:aa:00:01".into()),
         serial: Some("S1".into()),
         firmware: "uefi".into(),
         architecture: "x86_64".into(),
@@ -172,11 +195,45 @@ impl Reporter for Heard<'_, '_> {
 
     fn progress(&mut self, _: StepProgress) {}
 
+    fn answer(&mut self, _: &ItemId) -> Option<Value> {
+        let mut world = self.0.borrow_mut();
+        world.asked += 1;
+        let asked = world.asked;
+        world.answer.as_ref().filter(|(times, _)| asked > *times).map(|(_, answer)| answer.clone())
+    }
+
     fn directive(&mut self) -> Directive {
         let world = self.0.borrow();
         let due = world.directives.iter().rev().find(|(from, _)| world.actions >= *from);
         due.map_or(Directive::Go, |(_, directive)| *directive)
     }
+}
+
+type Files = BTreeMap<String, (Vec<u8>, u32)>;
+
+/// What the programs do that the examples call; any other does nothing and says `out`.
+fn perform(files: &mut Files, arguments: &[&str]) -> (i32, String) {
+    let append = |files: &mut Files, path: &str, text: &str| {
+        files.entry(path.to_owned()).or_insert_with(|| (Vec::new(), 0o644)).0.extend_from_slice(text.as_bytes());
+    };
+    let package = |name: &str| format!("/var/lib/dpkg/info/{name}.list");
+    match arguments {
+        ["make", path] => drop(files.insert((*path).to_owned(), (b"made".to_vec(), 0o644))),
+        ["ssh-keygen", "-A"] => {
+            files.insert("/etc/ssh/ssh_host_ed25519_key".into(), (b"key".to_vec(), 0o600));
+        }
+        ["useradd", .., name] => {
+            append(files, "/etc/passwd", &format!("{name}:x:1000:1000::/home/{name}:/bin/bash\n"));
+        }
+        ["usermod", .., group, name] => append(files, "/etc/group", &format!("{group}:x:27:{name}\n")),
+        ["dpkg-query", .., name] if !files.contains_key(&package(name)) => return (1, String::new()),
+        ["dpkg-query", ..] => return (0, "installed 1.0".into()),
+        ["apt-get", "install", _, _, names @ ..] => {
+            names.iter().for_each(|name| append(files, &package(name), ""));
+        }
+        _ => {}
+    }
+    (0, "out\n".into())
 }
 
 struct Machine<'a, 'b> {
@@ -230,9 +287,10 @@ impl Host for Machine<'_, '_> {
             }
             let mut world = self.world.borrow_mut();
             world.act()?;
-            world.disk.files.clear();
             world.disk.chunks.resize(IMAGE_CHUNKS, 0);
             world.disk.chunks[index] = 7;
+            world.disk.files.clear();
+            world.disk.files.insert("/usr/bin/apt-get".into(), (Vec::new(), 0o755));
             applied.written_bytes += image.used_bytes / IMAGE_CHUNKS as u64;
         }
         Ok(applied)
@@ -248,6 +306,18 @@ impl Host for Machine<'_, '_> {
             before_bytes: 1,
             after_bytes: DISK_BYTES,
         }))
+    }
+
+    fn wipe(&mut self, disk: &Disk, _: WipeMethod, _: &mut dyn Watch) -> Result<Wiped, HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        world.disk = ScriptedDisk::default();
+        Ok(Wiped { bytes: disk.bytes, read_back_bytes: disk.bytes - world.unreadable_bytes })
+    }
+
+    fn test_hardware(&mut self, test: &HardwareTest, _: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
+        self.world.borrow_mut().act()?;
+        Ok(json!({ "memory": { "bytes": test.memory_bytes } }).as_object().unwrap().clone())
     }
 
     fn use_target(&mut self, target: &DiskIdentity) -> Result<(), HostError> {
@@ -267,25 +337,18 @@ impl Host for Machine<'_, '_> {
         Ok(())
     }
 
-    /// `make PATH` makes a file at its end; anything else only counts.
+    /// A program either has done all of its work or none of it; the power may go between its last deed and its end.
     fn command(&mut self, command: &Command, watch: &mut dyn Watch) -> Result<Exit, HostError> {
         let mut world = self.world.borrow_mut();
         world.act()?;
-        let status = world
-            .exits
-            .get_mut(&command.arguments[0])
-            .filter(|codes| !codes.is_empty())
-            .map_or(0, |codes| codes.remove(0));
-        *world.commands.entry(command.arguments.join(" ")).or_default() += 1;
+        let arguments: Vec<&str> = command.arguments.iter().map(String::as_str).collect();
+        let codes = world.exits.get_mut(arguments[0]).filter(|codes| !codes.is_empty());
+        let scripted = codes.map(|codes| codes.remove(0));
+        *world.commands.entry(arguments.join(" ")).or_default() += 1;
         watch.line(Timestamp::from_milliseconds(world.now), "running");
-        if let [make, path] = command.arguments.as_slice()
-            && make == "make"
-        {
-            world.disk.files.insert(path.clone(), (b"made".to_vec(), 0o644));
-        }
-        // The power may go between the program's last deed and its end.
+        let (status, output) = perform(&mut world.disk.files, &arguments);
         world.act()?;
-        Ok(Exit { status, output: "out\n".into(), timed_out: false, stopped: false })
+        Ok(Exit { status: scripted.unwrap_or(status), output, timed_out: false, stopped: false })
     }
 
     fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError> {

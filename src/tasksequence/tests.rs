@@ -5,6 +5,8 @@ use super::host::Place;
 use super::journal::{Entry, RunResult, StepResult, What};
 use super::model::{ItemId, Sequence};
 use super::parser;
+use super::plan;
+use super::scripted;
 use super::scripted::World;
 
 const WORKSTATION: &str = "
@@ -239,4 +241,106 @@ fn the_json_form_parses_back_and_keeps_its_version() {
     let commented = parser::parse(&format!("# a comment\n{WORKSTATION}")).unwrap();
     assert_eq!(commented.version(), sequence.version());
     assert_ne!(parser::parse(&WORKSTATION.replace("1GiB", "2GiB")).unwrap().version(), sequence.version());
+}
+
+const EXAMPLES: [(&str, &str); 3] = [
+    ("lab-workstation", include_str!("../../docs/guide/sequences/lab-workstation.yaml")),
+    ("server", include_str!("../../docs/guide/sequences/server.yaml")),
+    ("wipe-and-test", include_str!("../../docs/guide/sequences/wipe-and-test.yaml")),
+];
+
+fn attended(cut_at: Option<u64>, only_the_agent: bool) -> World {
+    World {
+        cut_at,
+        only_the_agent,
+        answer: Some((2, "2".into())),
+        variables: [("admin_key".to_owned(), "ssh-ed25519 AAAA ann".into())].into(),
+        ..World::default()
+    }
+}
+
+/// The question of the wipe wants a yes.
+fn answered(name: &str, world: World) -> World {
+    if name == "wipe-and-test" { World { answer: Some((2, "yes".into())), ..world } } else { world }
+}
+
+#[test]
+fn every_example_survives_a_power_cut_and_a_killed_agent_after_any_action() {
+    for (name, text) in EXAMPLES {
+        let sequence = sequence(text);
+        let mut undisturbed = answered(name, attended(None, false));
+        assert_eq!(undisturbed.live(&sequence), RunResult::Succeeded, "{name}: {:#?}", undisturbed.journal);
+        let ended =
+            |world: &World| course(&world.journal).iter().map(|line| line.replace("Held", "Done")).collect::<Vec<_>>();
+        for cut in 0..undisturbed.actions {
+            for only_the_agent in [false, true] {
+                let mut world = answered(name, attended(Some(cut), only_the_agent));
+                assert_eq!(world.live(&sequence), RunResult::Succeeded, "{name} cut at {cut} ({only_the_agent})");
+                assert_eq!(world.disk, undisturbed.disk, "{name} cut at {cut} ({only_the_agent})");
+                assert_eq!(ended(&world), ended(&undisturbed), "{name} cut at {cut} ({only_the_agent})");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_plan_of_every_example_is_what_then_happens() {
+    for (name, text) in EXAMPLES {
+        let sequence = sequence(text);
+        let mut world = answered(name, attended(None, false));
+        let mut order = scripted::order(&sequence);
+        order.variables.clone_from(&world.variables);
+        let plan = plan::plan(&order);
+        assert_eq!(plan.failures().count(), 0, "{name}: {plan:#?}");
+        assert_eq!(plan.erases.len(), 1, "{name} erases one disk");
+        world.live(&sequence);
+        let is_step = |item: &&plan::PlannedItem| !item.kind.is_empty() && item.section != "on-failure";
+        let planned: Vec<String> = plan
+            .items
+            .iter()
+            .filter(is_step)
+            .map(|item| match &item.fate {
+                plan::Fate::Runs { .. } | plan::Fate::Open { .. } => format!("{} Done", item.id),
+                plan::Fate::Skipped { .. } => format!("{} Skipped", item.id),
+                plan::Fate::Fails { error, .. } => format!("{} {error}", item.id),
+            })
+            .collect();
+        let happened: Vec<String> = course(&world.journal).iter().map(|line| line.replace("Held", "Done")).collect();
+        assert_eq!(planned, happened, "{name}");
+    }
+}
+
+#[test]
+fn a_question_waits_for_its_answer_over_restarts_and_has_an_end() {
+    let text = "name: x\nsteps:\n- prompt: { variable: room, question: Which?, choices: [A, B], within: 1h }\n- run-command: { command: [put, '{{ vars.room }}'], in: here }\n";
+    let sequence = sequence(text);
+    let mut world = World { answer: Some((5, "B".into())), cut_at: Some(4), ..World::default() };
+    assert_eq!(world.live(&sequence), RunResult::Succeeded);
+    assert_eq!(world.commands.keys().collect::<Vec<_>>(), ["put B"]);
+    let mut nobody = World::default();
+    assert_eq!(nobody.live(&sequence), RunResult::Failed);
+    assert!((3_600_000..3_700_000).contains(&nobody.now), "it waited an hour: {}", nobody.now);
+    let mut wrong = World { answer: Some((0, "C".into())), ..World::default() };
+    assert_eq!(wrong.live(&sequence), RunResult::Failed);
+}
+
+#[test]
+fn a_wipe_that_did_not_read_everything_back_fails() {
+    let mut world = World { unreadable_bytes: 1, ..World::default() };
+    assert_eq!(world.live(&sequence("name: x\nsteps:\n- wipe-disk:\n")), RunResult::Failed);
+}
+
+#[test]
+fn a_secret_reaches_the_program_and_nothing_else() {
+    let text = "name: x\nvariables: { token: { secret: true } }\nsteps:\n- run-command: { command: [join, '{{ vars.token }}'], in: here }\n  register: joined\n- run-command: { command: ['{{ vars.token }}'], in: here }\n";
+    let sequence = sequence(text);
+    let variables: super::model::Values = [("token".to_owned(), "hunter2".into())].into();
+    let mut world = World { variables: variables.clone(), ..World::default() };
+    world.exits.insert("hunter2".into(), vec![1]);
+    assert_eq!(world.live(&sequence), RunResult::Failed);
+    assert!(world.commands.contains_key("join hunter2"));
+    let mut order = scripted::order(&sequence);
+    order.variables = variables;
+    let shown = serde_json::to_string(&(&world.journal, plan::plan(&order))).unwrap();
+    assert!(shown.contains("******") && !shown.contains("hunter2"), "{shown}");
 }

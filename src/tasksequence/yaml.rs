@@ -38,7 +38,7 @@ pub(super) struct Key {
 /// The document, or where it is not YAML and why.
 pub(super) fn parse(text: &str) -> Result<Node, (At, String)> {
     let options = serde_saphyr::options! {
-        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::Error,
         with_snippet: false,
     };
     let spanned: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
@@ -46,6 +46,23 @@ pub(super) fn parse(text: &str) -> Result<Node, (At, String)> {
         (at, error.without_snippet().to_string())
     })?;
     Ok(node(spanned))
+}
+
+/// The parser's words without the position, which is said already, and what to do about it.
+pub(super) fn explained(message: &str) -> (String, &'static str) {
+    let words = message.split(" at line ").next().unwrap_or(message);
+    let (words, hint) = match words {
+        words if words.starts_with("duplicate mapping key") => {
+            let key = words.trim_start_matches("duplicate mapping key: ").split(',').next().unwrap_or_default();
+            return (format!("the key `{key}` is there twice"), "remove one of the two");
+        }
+        words if words.contains("tab") => (words, "indent with spaces"),
+        words if words.contains("anchor") => (words, "an alias `*name` needs `&name` above it"),
+        words if words.contains("quoted") => (words, "is a quote not closed in the line above?"),
+        words if words.contains("bracket") => (words, "close it with `]` or `}`"),
+        words => (words, "compare the indentation with the lines above"),
+    };
+    (words.to_owned(), hint)
 }
 
 impl Node {
@@ -120,6 +137,10 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+        // `0644` is a float in YAML 1.2; a person wrote a whole number.
+        if value.fract() == 0.0 && value.abs() < 1e15 {
+            return Ok(Tree::Number((value as i64).into()));
+        }
         Ok(Number::from_f64(value).map_or_else(|| Tree::Text(value.to_string()), Tree::Number))
     }
 

@@ -5,3 +5,4 @@
 mod configuration;
 mod formats;
 mod routes;
+mod sequence;

@@ -1,9 +1,10 @@
 //! A site with machines in memory: deployments from the confirmation to the last report.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Counts, Request};
 use crate::access::{self, Principal, Role};
@@ -19,7 +20,7 @@ use crate::tasksequence::facts::Facts;
 use crate::tasksequence::host::Place;
 use crate::tasksequence::journal::{Entry, JournalError, JournalStore, RunResult};
 use crate::tasksequence::link::{PostEvents, RunOrder};
-use crate::tasksequence::model::Item;
+use crate::tasksequence::model::{Item, ItemId};
 use crate::tasksequence::plan::Fate;
 use crate::tasksequence::run::Outcome;
 use crate::tasksequence::scripted::{self, World};
@@ -96,6 +97,7 @@ struct Linked<'a> {
     /// The message that is lost, on its way there or its reply on the way back.
     lost: Option<(u32, Lost)>,
     directive: Directive,
+    answers: BTreeMap<ItemId, Value>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -130,6 +132,7 @@ impl Linked<'_> {
         self.line_count = reply.lines;
         self.lines.clear();
         self.directive = reply.directive;
+        self.answers = reply.answers;
         Some(reply.journal)
     }
 }
@@ -162,6 +165,10 @@ impl Reporter for Face<'_, '_> {
     fn directive(&mut self) -> Directive {
         self.0.borrow().directive
     }
+
+    fn answer(&mut self, item: &ItemId) -> Option<Value> {
+        self.0.borrow().answers.get(item).cloned()
+    }
 }
 
 /// Boots the machine until its run is over, losing one message.
@@ -182,6 +189,7 @@ fn live(sequences: &Sequences, machine: &MachineId, world: &mut World, lost: Opt
             messages: &mut messages,
             lost,
             directive: Directive::Go,
+            answers: BTreeMap::new(),
         });
         let outcome = scripted::boot(world, &order, &mut Face(&linked), &mut Face(&linked));
         match outcome {
@@ -340,7 +348,7 @@ fn finish(sequences: &Sequences, machine: &MachineId, result: RunResult) {
     let order = *sequences.fetch(machine, Place::BootEnvironment).unwrap().order.unwrap();
     let ended = Entry {
         at: Timestamp::default(),
-        item: crate::tasksequence::model::ItemId(String::new()),
+        item: ItemId(String::new()),
         what: crate::tasksequence::journal::What::Ended { result },
     };
     let message = PostEvents {

@@ -5,6 +5,10 @@ pub mod process;
 #[cfg(feature = "agent")]
 pub mod real;
 pub mod root;
+#[cfg(feature = "agent")]
+pub mod trial;
+#[cfg(feature = "agent")]
+pub mod wipe;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -142,10 +146,46 @@ pub struct Grown {
     pub after_bytes: u64,
 }
 
+/// How a disk is erased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WipeMethod {
+    #[default]
+    Overwrite,
+    Discard,
+}
+
+impl WipeMethod {
+    pub fn name(self) -> &'static str {
+        match self {
+            WipeMethod::Overwrite => "overwrite",
+            WipeMethod::Discard => "discard",
+        }
+    }
+}
+
+/// Bytes of a disk that were erased, and those that were then read and were zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wiped {
+    pub bytes: u64,
+    pub read_back_bytes: u64,
+}
+
+/// What a hardware test covers.
+#[derive(Clone, Debug)]
+pub struct HardwareTest {
+    pub memory_bytes: u64,
+    pub processor: Duration,
+    /// A disk and how many places of it are read.
+    pub disk: Option<(Disk, u32)>,
+}
+
 /// Told while something long goes on; answers whether to go on.
 pub trait Watch {
     fn line(&mut self, now: Timestamp, text: &str);
     fn progress(&mut self, done: u64, total: u64, unit: &str, note: &str);
+    /// What a person has answered to the question of this step.
+    fn answer(&mut self) -> Option<Value>;
     /// Why to stop as soon as it is safe, if so.
     fn must_stop(&mut self, now: Timestamp) -> Option<&'static str>;
 }
@@ -190,6 +230,10 @@ pub trait Host {
     fn apply_image(&mut self, image: &ImageGrant, disk: &Disk, watch: &mut dyn Watch) -> Result<Applied, HostError>;
     /// Grows the last partition of `disk` and its file system to the end of the disk. `None`: nothing there can grow.
     fn grow(&mut self, disk: &Disk, watch: &mut dyn Watch) -> Result<Option<Grown>, HostError>;
+    /// Erases all of `disk` and reads all of it back; anything but zero is an error.
+    fn wipe(&mut self, disk: &Disk, method: WipeMethod, watch: &mut dyn Watch) -> Result<Wiped, HostError>;
+    /// The evidence holds the figures; the first fault is an error.
+    fn test_hardware(&mut self, test: &HardwareTest, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError>;
     /// The disk whose root file system is `Root::Target` from now on.
     fn use_target(&mut self, disk: &DiskIdentity) -> Result<(), HostError>;
 

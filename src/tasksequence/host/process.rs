@@ -150,6 +150,10 @@ mod tests {
 
         fn progress(&mut self, _: u64, _: u64, _: &str, _: &str) {}
 
+        fn answer(&mut self) -> Option<serde_json::Value> {
+            None
+        }
+
         fn must_stop(&mut self, _: Timestamp) -> Option<&'static str> {
             self.1.then_some("the run was cancelled")
         }

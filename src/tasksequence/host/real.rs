@@ -24,7 +24,8 @@ use crate::tasksequence::journal::{DiskIdentity, Entry};
 use crate::tasksequence::link::{ImageGrant, RunOrder};
 
 use super::{
-    Applied, Command, Disk, Exit, FileContent, Grown, Hardware, Host, HostError, Place, Root, Watch, process, root,
+    Applied, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError, Place, Root, Watch,
+    WipeMethod, Wiped, process, root, trial, wipe,
 };
 
 /// Where the system that is being installed is mounted.
@@ -157,6 +158,15 @@ impl<S: Surroundings> Host for Real<S> {
             before_bytes: grown.old_bytes,
             after_bytes: grown.new_bytes,
         }))
+    }
+
+    fn wipe(&mut self, disk: &Disk, method: WipeMethod, watch: &mut dyn Watch) -> Result<Wiped, HostError> {
+        self.close_target()?;
+        wipe::wipe(Path::new(&disk.path), method, watch)
+    }
+
+    fn test_hardware(&mut self, test: &HardwareTest, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
+        trial::run(test, watch)
     }
 
     fn use_target(&mut self, target: &DiskIdentity) -> Result<(), HostError> {

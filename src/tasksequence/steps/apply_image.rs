@@ -3,7 +3,6 @@
 use serde::Deserialize;
 
 use crate::tasksequence::host::Disk;
-use crate::tasksequence::journal::DiskIdentity;
 use crate::tasksequence::link::ImageGrant;
 use crate::tasksequence::quantity::bytes_for_people;
 
@@ -76,9 +75,8 @@ impl ApplyImage {
 impl Work for ApplyImage {
     fn plan(&self, view: &View) -> Result<Planned, StepError> {
         if view.facts.disks.is_empty() {
-            let erases = Some(DiskIdentity { path: "a disk".into(), serial: None, bytes: 0 });
             let what = format!("write image {} to a disk; inventory does not know the machine's disks yet", self.image);
-            return Ok(Planned { what, erases, bytes: 0 });
+            return Ok(Planned { what, erases: Some(super::unknown_disk()), ..Planned::default() });
         }
         let (image, disk) = self.find(view.images, &view.facts.disks)?;
         let grow = if self.grow == Grow::Last { ", then grow it to the disk" } else { "" };
@@ -92,6 +90,7 @@ impl Work for ApplyImage {
             ),
             erases: Some(disk.identity()),
             bytes: image.used_bytes,
+            ..Planned::default()
         })
     }
 

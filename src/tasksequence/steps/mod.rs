@@ -5,12 +5,20 @@
 
 mod apply_image;
 mod check_hardware;
+mod cloud_init;
+mod create_user;
+mod hardware_test;
 mod install_agent;
 mod install_baseline;
+mod install_packages;
+mod prompt;
 mod restart;
 mod run_command;
 pub mod selection;
 mod set_hostname;
+mod set_network;
+mod set_variable;
+mod wipe_disk;
 mod write_file;
 
 use std::fmt;
@@ -23,17 +31,27 @@ use super::facts::Facts;
 use super::host::{Host, HostError, Place, Watch};
 use super::journal::{DiskIdentity, Entry};
 use super::link::{ImageGrant, RunOrder};
+use crate::stdx::time::Timestamp;
 
 /// Every step there is, in the order of the reference.
 pub const TABLE: &[Row] = &[
     check_hardware::ROW,
+    hardware_test::ROW,
+    wipe_disk::ROW,
     apply_image::ROW,
     set_hostname::ROW,
+    set_network::ROW,
+    create_user::ROW,
     write_file::ROW,
+    cloud_init::ROW,
     install_agent::ROW,
+    restart::ROW,
+    install_packages::ROW,
     install_baseline::ROW,
     run_command::ROW,
-    restart::ROW,
+    set_variable::ROW,
+    prompt::PROMPT,
+    prompt::APPROVAL,
 ];
 
 /// The row of a step, by its name.
@@ -113,6 +131,10 @@ pub enum Gives {
     Agent,
     /// The machine is in the place that the parameter `into` names.
     Place,
+    /// No system is on the disk.
+    Blank,
+    /// The variable that the parameter `variable` names has a value.
+    Variable,
 }
 
 /// A step with its parameters.
@@ -151,6 +173,10 @@ pub struct Planned {
     pub what: String,
     pub erases: Option<DiskIdentity>,
     pub bytes: u64,
+    /// Variables whose values are known already.
+    pub sets: Map<String, Value>,
+    /// The variable that the run itself will learn.
+    pub opens: Option<String>,
 }
 
 impl Planned {
@@ -167,6 +193,8 @@ pub struct On<'a> {
     pub watch: &'a mut dyn Watch,
     /// The boot in which this attempt was started first: another one than the present when the machine restarted since.
     pub started_in: Option<String>,
+    /// When this attempt was started first.
+    pub started_at: Option<Timestamp>,
 }
 
 impl On<'_> {
@@ -273,6 +301,11 @@ const fn required(name: &'static str, kind: Kind, summary: &'static str) -> Para
 
 const fn optional(name: &'static str, kind: Kind, default: &'static str, summary: &'static str) -> Parameter {
     Parameter { name, kind, required: false, default, summary }
+}
+
+/// Stands for a disk that inventory does not know yet, so that the guard counts its machine.
+fn unknown_disk() -> DiskIdentity {
+    DiskIdentity { path: "a disk".into(), serial: None, bytes: 0 }
 }
 
 const ANYWHERE: &[Place] = &[Place::BootEnvironment, Place::InstalledSystem];
