@@ -16,6 +16,7 @@ use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
 use crate::db;
 use crate::fleet::MachineId;
 use crate::fleet::db::Fleet;
+use crate::fleet::link::Stage;
 use crate::link::Message;
 use crate::stdx::time::Timestamp;
 
@@ -56,6 +57,11 @@ async fn report(
 ) -> Result<Json<InventoryTaken>, Problem> {
     let machine = MachineId::from(caller.machine()?);
     blocking(move || {
+        if report.software.is_some() {
+            let address = caller.address.map(|address| address.ip());
+            let seen = state.fleet.seen(&machine, Stage::InstalledSystem, address);
+            seen.map_err(|error| crate::fleet::api::problem(&error))?;
+        }
         state.inventory.record(&machine, &report).map_err(failed)?;
         Ok(Json(InventoryTaken {}))
     })

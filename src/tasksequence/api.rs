@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 
 use crate::access::Capability;
 use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
+use crate::fleet::link::Stage;
 use crate::fleet::machine::MachineId;
 use crate::link::Message;
 
 use super::db::{Error, RunRecord, SequenceRecord, Sequences};
 use super::deployment::{DeploymentDetail, DeploymentRecord, Preview, Request};
 use super::event::{Directive, Line};
+use super::host::Place;
 use super::journal::Entry;
 use super::link::{EventsReply, FetchRun, FetchRunReply, PostEvents};
 use super::model::{Sequence, Values};
@@ -80,7 +82,15 @@ async fn fetch(
     Json(message): Json<FetchRun>,
 ) -> Result<Json<FetchRunReply>, Problem> {
     let machine = MachineId::from(caller.machine()?);
-    answer(sequences, move |sequences| sequences.fetch(&machine, message.place)).await
+    let stage = match message.place {
+        Place::BootEnvironment => Stage::BootEnvironment,
+        Place::InstalledSystem => Stage::InstalledSystem,
+    };
+    answer(sequences, move |sequences| {
+        sequences.fleet.seen(&machine, stage, caller.address.map(|address| address.ip()))?;
+        sequences.fetch(&machine, message.place)
+    })
+    .await
 }
 
 async fn post_events(
