@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const FILE_LINES_MAX: usize = 800;
 const FUNCTION_LINES_MAX: usize = 80;
@@ -164,6 +165,54 @@ fn dependencies_say_what_they_spare_us() {
         }
     }
     assert_no(faults);
+}
+
+/// Firmware loads the initramfs over slow networks, and the agent lives in the memory of every machine.
+#[test]
+fn what_machines_load_stays_small() {
+    const AGENT_BYTES_MAX: u64 = 6_000_000;
+    const INITRAMFS_BYTES_MAX: u64 = 16_000_000;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    check_size(&target.join("x86_64-unknown-linux-gnu/small/remint-agent"), AGENT_BYTES_MAX, "scripts/agent builds it");
+    match std::env::var_os("REMINT_VM_SITE") {
+        Some(site) => {
+            check_size(&Path::new(&site).join("boot/current/initrd.img"), INITRAMFS_BYTES_MAX, "scripts/test makes it")
+        }
+        None => skipped("the initramfs: REMINT_VM_SITE is not set; scripts/test sets it"),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a check that cannot run says why")]
+fn skipped(why: &str) {
+    println!("skipped: {why}");
+}
+
+fn check_size(path: &Path, most: u64, how: &str) {
+    match fs::metadata(path) {
+        Ok(found) => assert!(found.len() <= most, "{} has {} bytes, at most {most}", path.display(), found.len()),
+        Err(_) => skipped(&format!("{} is not there: {how}", path.display())),
+    }
+}
+
+#[test]
+fn the_agent_depends_on_little() {
+    const CRATES_MAX: usize = 100;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments =
+        ["tree", "--offline", "--no-default-features", "--features", "agent", "--edges", "normal", "--prefix", "none"];
+    let output = Command::new(cargo).args(arguments).current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let crates: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.split(' ').next()).filter(|name| !name.is_empty()).collect();
+    for heavy in ["tokio", "axum", "hyper", "rusqlite", "clap", "maud", "serde-saphyr", "toml"] {
+        assert!(!crates.contains(heavy), "remint-agent must not depend on {heavy}");
+    }
+    assert!(
+        crates.len() > 20 && crates.len() <= CRATES_MAX,
+        "remint-agent depends on {} crates, at most {CRATES_MAX}",
+        crates.len()
+    );
 }
 
 struct Source {

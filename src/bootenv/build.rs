@@ -32,7 +32,14 @@ pub fn build(plan: &Plan, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<(
     fs::create_dir_all(&plan.cache).map_err(Error::file(&plan.cache))?;
     let scratch = Scratch::new(&plan.cache)?;
     let mut packages = Vec::new();
-    for (name, source) in [("kernel", &plan.kernel), ("ipxe", &plan.ipxe), ("grub", &plan.grub)] {
+    let sources = [
+        ("kernel", &plan.kernel),
+        ("ipxe", &plan.ipxe),
+        ("grub", &plan.grub),
+        ("shim", &plan.shim),
+        ("signed-grub", &plan.signed_grub),
+    ];
+    for (name, source) in sources {
         say(&format!("unpacking {source}"));
         let package = obtain(source, &plan.cache, now)?;
         package.unpack(&scratch.0.join(name))?;
@@ -42,7 +49,7 @@ pub fn build(plan: &Plan, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<(
     say(&format!("writing the initramfs for Linux {}", kernel.release));
     let (initramfs, modules) = initramfs(plan.flavour, &kernel, &agent)?;
     let mut files = vec![("vmlinuz", kernel.image.clone()), ("initrd.img", initramfs)];
-    files.extend(boot_programs(&scratch.0, &packages[1], &packages[2])?);
+    files.extend(boot_programs(&scratch.0, &packages[1..])?);
     let entries = files.iter().map(|(name, content)| FileEntry::of(name, content)).collect();
     let manifest = Manifest::new(plan.flavour, &kernel.release, &agent, &packages, modules, entries);
     let folder = publish(&plan.output, &manifest, &files)?;
@@ -167,16 +174,25 @@ fn compress(archive: &Archive) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// What firmware loads before the kernel, and what starts the local disk.
-fn boot_programs(scratch: &Path, ipxe: &Package, grub: &Package) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+/// Boot programs: the name that firmware asks for, the package it is in (as a folder of the scratch and by its place among
+/// `packages`), and where it lies there. shim asks for GRUB by the name `grubx64.efi`.
+const BOOT_PROGRAMS: &[(&str, &str, usize, &str)] = &[
+    ("undionly.kpxe", "ipxe", 0, "usr/lib/ipxe/undionly.kpxe"),
+    ("snponly.efi", "ipxe", 0, "usr/lib/ipxe/snponly.efi"),
+    ("ipxe-arm64.efi", "ipxe", 0, "usr/lib/ipxe/ipxe-arm64.efi"),
+    ("shimx64.efi", "shim", 2, "usr/lib/shim/shimx64.efi.signed"),
+    ("grubx64.efi", "signed-grub", 3, "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"),
+];
+
+/// What firmware loads before the kernel, and what starts the local disk. `packages`: iPXE, GRUB, shim, signed GRUB.
+fn boot_programs(scratch: &Path, packages: &[Package]) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
     let mut files = Vec::new();
-    for name in ["undionly.kpxe", "snponly.efi"] {
-        let path = scratch.join("ipxe/usr/lib/ipxe").join(name);
-        let content = fs::read(&path);
-        let missing = |_| Error::NotInPackage { what: name.to_owned(), package: ipxe.name.clone() };
-        files.push((name, content.map_err(missing)?));
+    for (name, folder, package, path) in BOOT_PROGRAMS {
+        let content = fs::read(scratch.join(folder).join(path));
+        let missing = |_| Error::NotInPackage { what: (*path).to_owned(), package: packages[*package].name.clone() };
+        files.push((*name, content.map_err(missing)?));
     }
-    files.push(("local.efi", local_efi(scratch, grub)?));
+    files.push(("local.efi", local_efi(scratch, &packages[1])?));
     Ok(files)
 }
 
@@ -260,7 +276,8 @@ mod tests {
             ("lib/modules/6.1.0-test/modules.order", b""),
             ("lib/modules/6.1.0-test/modules.builtin", b""),
         ];
-        let ipxe: &[(&str, &[u8])] = &[("usr/lib/ipxe/undionly.kpxe", b"bios"), ("usr/lib/ipxe/snponly.efi", b"uefi")];
+        let ipxe: &[(&str, &[u8])] =
+            &[(BOOT_PROGRAMS[0].3, b"bios"), (BOOT_PROGRAMS[1].3, b"uefi"), (BOOT_PROGRAMS[2].3, b"arm")];
         fs::write(folder.join("agent"), b"\x7fELF static").unwrap();
         Some(Plan::new(Request {
             flavour: Flavour::Virtual,
@@ -272,6 +289,8 @@ mod tests {
             kernel_deb: Some(package(folder, "linux-image-test", kernel)),
             ipxe_deb: Some(package(folder, "ipxe", ipxe)),
             grub_deb: Some(package(folder, "grub", &modules)),
+            shim_deb: Some(package(folder, "shim-signed", &[(BOOT_PROGRAMS[3].3, b"shim")])),
+            signed_grub_deb: Some(package(folder, "grub-signed", &[(BOOT_PROGRAMS[4].3, b"grub")])),
         }))
     }
 

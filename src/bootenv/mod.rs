@@ -1,8 +1,8 @@
 //! Builds the boot environment: the kernel and initramfs that machines start from the network, and the programs that
 //! firmware loads before it.
 //!
-//! Ingredients are Debian packages: a kernel package (named and downloaded through apt, or given as a file), `ipxe` and
-//! `grub-efi-amd64-bin`. Nothing of them is kept in the source tree. `plan` says all that will be done, `build` does it:
+//! Ingredients are Debian packages: a kernel package (named and downloaded through apt, or given as a file), `ipxe`,
+//! `grub-efi-amd64-bin`, and for Secure Boot `shim-signed` and `grub-efi-amd64-signed`. Nothing of them is kept in the source tree. `plan` says all that will be done, `build` does it:
 //! packages are fetched and unpacked (`debian`), modules are chosen by the lists in boot/modules (`modules`), and the
 //! initramfs is written with `remint-agent` as its `/init` (`cpio`). What comes out lies in `SITE/boot/BUILD/` with a
 //! manifest of sizes and SHA-256s (`manifest`), and `SITE/boot/current` is switched to it in one step.

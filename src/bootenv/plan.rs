@@ -32,6 +32,8 @@ pub struct Request {
     pub kernel_deb: Option<PathBuf>,
     pub ipxe_deb: Option<PathBuf>,
     pub grub_deb: Option<PathBuf>,
+    pub shim_deb: Option<PathBuf>,
+    pub signed_grub_deb: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,10 @@ pub struct Plan {
     /// iPXE of Debian 13: that of Debian 12 (from 2019) waits 12 seconds longer on a network without IPv6.
     pub ipxe: Source,
     pub grub: Source,
+    /// Signed by Microsoft: what firmware with Secure Boot on accepts.
+    pub shim: Source,
+    /// Signed by Debian. That of Debian 12 has no HTTP built in, and may load nothing.
+    pub signed_grub: Source,
     pub agent: PathBuf,
     pub output: PathBuf,
     pub cache: PathBuf,
@@ -61,6 +67,8 @@ impl Plan {
             kernel: source(request.kernel_deb, &package, &suite),
             ipxe: source(request.ipxe_deb, "ipxe", "trixie"),
             grub: source(request.grub_deb, "grub-efi-amd64-bin", "bookworm"),
+            shim: source(request.shim_deb, "shim-signed", "trixie"),
+            signed_grub: source(request.signed_grub_deb, "grub-efi-amd64-signed", "trixie"),
             agent: request.agent,
             output: request.output,
             cache: request.cache,
@@ -92,6 +100,7 @@ impl fmt::Display for Plan {
         writeln!(f, "  kernel   {}", self.kernel)?;
         writeln!(f, "  iPXE     {}", self.ipxe)?;
         writeln!(f, "  GRUB     {}", self.grub)?;
+        writeln!(f, "  Secure Boot  {} and {}", self.shim, self.signed_grub)?;
         writeln!(f, "  agent    {}", self.agent.display())?;
         write!(f, "  output   {}", self.output.display())
     }

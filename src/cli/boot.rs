@@ -14,7 +14,7 @@ use crate::bootenv::plan::{Plan, Request};
 #[derive(Subcommand)]
 pub(super) enum Command {
     /// Build the boot environment from Debian packages and serve it from now on
-    Build(Build),
+    Build(Box<Build>),
     /// Show the boot environment that is served
     Show,
 }
@@ -42,6 +42,12 @@ pub(super) struct Build {
     /// `grub-efi-amd64-bin` package file instead of a download
     #[arg(long, value_name = "FILE")]
     grub_deb: Option<PathBuf>,
+    /// `shim-signed` package file instead of a download
+    #[arg(long, value_name = "FILE")]
+    shim_deb: Option<PathBuf>,
+    /// `grub-efi-amd64-signed` package file instead of a download
+    #[arg(long, value_name = "FILE")]
+    signed_grub_deb: Option<PathBuf>,
     /// Keeps downloads from one build to the next [default: ~/.cache/remint]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -58,7 +64,7 @@ enum FlavourArgument {
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
-        Command::Build(arguments) => build(arguments, context),
+        Command::Build(arguments) => build(*arguments, context),
         Command::Show => show(context),
     }
 }
@@ -79,6 +85,8 @@ fn build(arguments: Build, context: &Context) -> Result<(), Failure> {
         kernel_deb: arguments.kernel_deb,
         ipxe_deb: arguments.ipxe_deb,
         grub_deb: arguments.grub_deb,
+        shim_deb: arguments.shim_deb,
+        signed_grub_deb: arguments.signed_grub_deb,
     });
     if dry_run {
         output::line(plan.to_string());

@@ -1,7 +1,6 @@
 //! Scripts and boot files over HTTP, for firmware, iPXE and GRUB.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
@@ -10,22 +9,12 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use crate::api::{Access, Problem, Routes, Table};
-use crate::fleet::directory::Directory;
-use crate::pxe::boot::{Boot, Config, decide};
+use crate::pxe::boot::{Boot, decide};
 use crate::pxe::client::Client;
-use crate::pxe::local::{BootFiles, Content};
+use crate::pxe::local::Content;
+use crate::pxe::names::Netboot;
 use crate::pxe::script;
 use crate::stdx::mac::MacAddr;
-
-/// What the boot routes and the names of TFTP look into.
-#[derive(Clone)]
-pub struct Netboot {
-    pub directory: Arc<Directory>,
-    pub config: Arc<Config>,
-    pub files: Arc<BootFiles>,
-    /// Our address, where a request does not say which of them it came to.
-    pub address: Ipv4Addr,
-}
 
 const FIRMWARE_CANNOT: &str = "firmware has no credentials; what it gets is the same for everybody and holds no secret";
 
@@ -33,6 +22,7 @@ pub fn routes(netboot: Netboot) -> Table {
     Routes::new()
         .get("/boot/ipxe", Access::Boot(FIRMWARE_CANNOT), "The iPXE script of the machine that asks", ipxe)
         .get("/boot/files/{*name}", Access::Boot(FIRMWARE_CANNOT), "A boot file", file)
+        .get("/grub/{*name}", Access::Boot(FIRMWARE_CANNOT), "GRUB's configuration for the machine that asks", grub)
         .with_state(netboot)
 }
 
@@ -85,6 +75,19 @@ async fn file(
     })
 }
 
+/// GRUB that was loaded over HTTP looks below `/grub`, which is built into it.
+async fn grub(
+    State(netboot): State<Netboot>,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let server = asked_address(&headers).unwrap_or(netboot.address);
+    let content = netboot.content(&format!("grub/{name}"), server);
+    tracing::debug!(name = %name.escape_debug(), found = content.is_some(), "grub asks over HTTP");
+    let content = content.ok_or_else(|| Problem::not_found("GRUB has what it needs built in"))?;
+    Ok(answer(Bytes::from_owner(content), "text/plain; charset=utf-8"))
+}
+
 fn answer(body: Bytes, kind: &'static str) -> Response {
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -115,14 +118,6 @@ fn range(headers: &HeaderMap, size: u64) -> Option<(u64, u64)> {
         _ => return None,
     };
     (start <= end).then_some((start, end))
-}
-
-/// What TFTP clients get for a name: the table of boot files, and the scripts that are made for them.
-pub fn tftp_lookup(netboot: Netboot) -> Arc<crate::pxe::tftp::socket::Lookup> {
-    Arc::new(move |name, _client| match name.trim_start_matches('/') {
-        "autoexec.ipxe" => Some(script::autoexec(&netboot.config, netboot.address).into_bytes().into()),
-        name => netboot.files.content(name),
-    })
 }
 
 #[cfg(test)]

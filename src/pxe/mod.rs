@@ -15,5 +15,6 @@ pub mod api;
 pub mod boot;
 pub mod client;
 pub mod local;
+pub mod names;
 pub mod script;
 pub mod tftp;

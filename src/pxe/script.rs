@@ -88,6 +88,54 @@ chain --replace {}
     )
 }
 
+/// What GRUB reads first, the same for all: it names its machine and its processor.
+pub const GRUB_START: &str = "configfile /grub/machine/$grub_cpu/$net_default_mac.cfg\n";
+
+/// The configuration that carries out `boot`, for GRUB behind shim. Only commands that are built into Debian's signed
+/// GRUB: under Secure Boot it loads no modules. Its `initrd` must be tested: when it fails, `boot` would start a kernel
+/// without one.
+pub fn grub(boot: &Boot, client: &Client, config: &Config, server: Ipv4Addr) -> String {
+    let steps = match boot {
+        Boot::BootEnvironment { kernel, initrd } => format!(
+            "  echo \"Remint: loading the boot environment from {server}\"
+  if linux /boot/files/{kernel} {arguments}; then
+    if initrd /boot/files/{initrd}; then
+      boot
+    fi
+  fi
+  echo \"Remint: failed to load the boot environment; the reason is above.\"
+",
+            arguments = kernel_arguments(client, config, server)
+        ),
+        Boot::LocalDisk => grub_local_disk(client.firmware),
+        Boot::Nothing(why) => format!("  echo \"Remint: {why}\"\n"),
+        Boot::Program(_) | Boot::Script => String::new(),
+    };
+    format!("while true; do\n{steps}  echo \"Trying again in 10 seconds.\"\n  sleep 10\ndone\n")
+}
+
+/// The loaders of a disk, the removable-media path first because every installer of ours writes it.
+fn grub_local_disk(firmware: Firmware) -> String {
+    let (default, shim) = match firmware {
+        Firmware::UefiIa32 => ("BOOTIA32.EFI", "shimia32.efi"),
+        Firmware::UefiArm64 => ("BOOTAA64.EFI", "shimaa64.efi"),
+        _ => ("BOOTX64.EFI", "shimx64.efi"),
+    };
+    let mut text = String::from("  echo \"Remint: nothing to do, starting from the local disk\"\n");
+    for path in [format!("BOOT/{default}"), "Microsoft/Boot/bootmgfw.efi".into(), format!("debian/{shim}")] {
+        text.push_str(&format!(
+            "  if search --no-floppy --file --set=root /EFI/{path}; then
+    if chainloader /EFI/{path}; then
+      boot
+    fi
+  fi
+"
+        ));
+    }
+    text.push_str("  echo \"Remint: no disk of this machine holds a system that UEFI firmware can start.\"\n");
+    text
+}
+
 /// Steps that are tried again for ever, with a way out for whoever stands there.
 fn retried(what: &str, steps: &str) -> String {
     format!(

@@ -105,7 +105,8 @@ pub(super) async fn serve_https(listener: TcpListener, acceptor: TlsAcceptor, ro
     .await;
 }
 
-pub(super) async fn serve_http(listener: TcpListener, router: Router, stop: Stop) {
+/// Serves until `stop` changes.
+pub async fn serve_http(listener: TcpListener, router: Router, stop: Stop) {
     accept(&listener, stop, move |stream, address, stop| {
         let router = router.clone();
         converse(stream, router, stop, move |request| {
@@ -178,7 +179,10 @@ async fn converse<S>(
         request
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEAD_SECONDS));
+    let mut http1 = builder.http1();
+    http1.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEAD_SECONDS));
+    // GRUB 2.12 compares names of headers by case: without `Content-Length` in this spelling each file is empty to it.
+    http1.title_case_headers(true);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -11,3 +11,5 @@ pub mod local;
 mod netboot;
 mod sequences;
 pub mod site;
+
+pub use listen::serve_http;

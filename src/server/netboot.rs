@@ -13,9 +13,9 @@ use crate::config::written::{DhcpMode, UnknownMachine};
 use crate::dhcp;
 use crate::dhcp::scope::Scope;
 use crate::fleet::directory::Directory;
-use crate::pxe::api::{Netboot, tftp_lookup};
 use crate::pxe::boot::{Config, Unknown};
 use crate::pxe::local::BootFiles;
+use crate::pxe::names::{Netboot, tftp_lookup};
 use crate::pxe::{answer, tftp};
 
 /// The ports of network boot, taken but not served yet.

@@ -12,9 +12,9 @@ use remint::dhcp::scope::Scope;
 use remint::dhcp::socket::{Mode, Ports};
 use remint::fleet::directory::Directory;
 use remint::pxe;
-use remint::pxe::api::Netboot;
 use remint::pxe::boot::Config;
 use remint::pxe::local::BootFiles;
+use remint::pxe::names::{Netboot, tftp_lookup};
 use remint::pxe::tftp::socket::{Settings, TransferPorts};
 use remint::stdx::time::{Clock, SystemClock};
 use tokio::sync::watch;
@@ -90,7 +90,14 @@ fn open_db(path: PathBuf) -> Db {
     Db::open(&path, &[dhcp::db::MIGRATIONS], SystemClock.now()).unwrap()
 }
 
+/// RUST_LOG=remint=debug shows what the appliance says.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
 async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, ready: std::sync::mpsc::Sender<()>) {
+    log();
     let netboot = Netboot {
         directory: Arc::new(Directory::default()),
         config: Arc::new(setup.config),
@@ -118,12 +125,11 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
         }
     };
     let boot = pxe::answer::answer(netboot.directory.clone(), netboot.config.clone());
-    let (dhcp, tftp, http) = tokio::join!(
+    let (dhcp, tftp, ()) = tokio::join!(
         dhcp.serve(db, Arc::new(SystemClock), boot, stop()),
-        tftp.serve(pxe::api::tftp_lookup(netboot), Arc::new(SystemClock), stop()),
-        axum::serve(http, plain).with_graceful_shutdown(stop()),
+        tftp.serve(tftp_lookup(netboot), Arc::new(SystemClock), stop()),
+        remint::server::serve_http(http, plain, stopped.clone()),
     );
     dhcp.unwrap();
     tftp.unwrap();
-    http.unwrap();
 }

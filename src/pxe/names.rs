@@ -1,0 +1,102 @@
+//! Names that clients ask for over TFTP, and GRUB over HTTP: scripts that are made for them, else the table of boot files.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use crate::fleet::directory::Directory;
+use crate::pxe::boot::{Config, decide};
+use crate::pxe::client::Client;
+use crate::pxe::local::{BootFiles, Content};
+use crate::pxe::script;
+use crate::pxe::tftp::socket::Lookup;
+use crate::stdx::mac::MacAddr;
+
+/// What names and the boot routes are answered from.
+#[derive(Clone)]
+pub struct Netboot {
+    pub directory: Arc<Directory>,
+    pub config: Arc<Config>,
+    pub files: Arc<BootFiles>,
+    /// Our address, where a request does not say which of them it came to.
+    pub address: Ipv4Addr,
+}
+
+/// A name, understood. No variant holds a path: what is not made is looked up in the table.
+#[derive(PartialEq, Eq, Debug)]
+enum Name<'a> {
+    /// What iPXE runs first when it was loaded by TFTP under UEFI.
+    Autoexec,
+    /// GRUB's first configuration; it asks for that of its machine.
+    GrubStart,
+    /// The configuration of one machine.
+    GrubMachine {
+        cpu: &'a str,
+        mac: Option<MacAddr>,
+    },
+    File(&'a str),
+}
+
+impl<'a> Name<'a> {
+    /// GRUB 2.12 tries `grub.cfg-01-MAC` and eight parts of its address before `grub.cfg`; the first is answered.
+    fn parse(name: &'a str) -> Name<'a> {
+        let name = name.trim_start_matches(['/', '\\']);
+        match name {
+            "autoexec.ipxe" => return Name::Autoexec,
+            name if name == "grub/grub.cfg" || name.starts_with("grub/grub.cfg-") => return Name::GrubStart,
+            _ => {}
+        }
+        let machine = name.strip_prefix("grub/machine/").and_then(|rest| rest.strip_suffix(".cfg")?.split_once('/'));
+        match machine {
+            Some((cpu, mac)) => Name::GrubMachine { cpu, mac: mac.parse().ok() },
+            // GRUB names files as over HTTP, whichever way it came.
+            None => Name::File(name.strip_prefix("boot/files/").unwrap_or(name)),
+        }
+    }
+}
+
+impl Netboot {
+    /// What a client gets for `name`; `server` is the address that it used to reach us.
+    pub fn content(&self, name: &str, server: Ipv4Addr) -> Option<Content> {
+        let text = match Name::parse(name) {
+            Name::File(name) => return self.files.content(name),
+            Name::Autoexec => script::autoexec(&self.config, server),
+            Name::GrubStart => script::GRUB_START.to_owned(),
+            Name::GrubMachine { cpu, mac } => {
+                let client = Client::from_grub(mac, cpu);
+                let assignment = self.directory.assignment(mac, None);
+                let boot = decide(&client, &assignment, &self.config);
+                tracing::info!(?mac, firmware = %client.firmware, "grub: {boot:?}");
+                script::grub(&boot, &client, &self.config, server)
+            }
+        };
+        Some(text.into_bytes().into())
+    }
+}
+
+/// The lookup of the TFTP sockets.
+pub fn tftp_lookup(netboot: Netboot) -> Arc<Lookup> {
+    Arc::new(move |name, _client| netboot.content(name, netboot.address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_understood_whatever_slashes_come_before_them() {
+        let mac = Some(MacAddr([0x52, 0x54, 0, 0xaa, 0, 1]));
+        for (name, expect) in [
+            ("autoexec.ipxe", Name::Autoexec),
+            ("/grub/grub.cfg", Name::GrubStart),
+            ("grub/grub.cfg-01-52-54-00-aa-00-01", Name::GrubStart),
+            ("/grub/machine/x86_64/52:54:00:aa:00:01.cfg", Name::GrubMachine { cpu: "x86_64", mac }),
+            ("/grub/machine/arm64/.cfg", Name::GrubMachine { cpu: "arm64", mac: None }),
+            ("/boot/files/vmlinuz", Name::File("vmlinuz")),
+            ("//grubx64.efi", Name::File("grubx64.efi")),
+            ("grub/x86_64-efi/command.lst", Name::File("grub/x86_64-efi/command.lst")),
+            ("../../etc/passwd", Name::File("../../etc/passwd")),
+        ] {
+            assert_eq!(Name::parse(name), expect, "{name}");
+        }
+    }
+}
