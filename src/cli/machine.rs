@@ -17,6 +17,11 @@ pub(super) enum Command {
     },
     /// Show all that is known of a machine
     Show(Name),
+    /// What became of the boots of a machine, or of all, since the appliance started
+    Boots {
+        /// Name, identifier or MAC address of the machine
+        machine: Option<String>,
+    },
     /// Let a machine in; compare the code on its screen first
     Approve(Name),
     /// Turn a machine away
@@ -48,6 +53,7 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::List { state } => list(state.as_deref(), context),
         Command::Show(name) => show(&name, context),
+        Command::Boots { machine } => super::boots::run(machine, context),
         Command::Approve(name) => act(&name, "approve", "is approved", context),
         Command::Reject(name) => act(&name, "reject", "is rejected", context),
         Command::Retire(name) => act(&name, "retire", "is retired; its certificates are revoked", context),

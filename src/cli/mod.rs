@@ -15,6 +15,7 @@ pub mod output;
 
 mod baseline;
 mod boot;
+mod boots;
 mod collection;
 mod deploy;
 mod image;

@@ -12,7 +12,7 @@ pub fn handle(interface: &Interface, request: &Request, boot: &BootAnswer) -> Op
     if request.wish != Wish::Discover {
         return None;
     }
-    let part = boot(interface, Role::Proxy, request)?;
+    let part = boot.boot(interface, Role::Proxy, request)?;
     let mut packet = reply::to(request, MessageType::Offer, interface.address);
     reply::add_boot(&mut packet, &part, interface);
     Some(reply::finish(packet, request))
@@ -23,7 +23,7 @@ pub fn handle_boot_server(interface: &Interface, request: &Request, boot: &BootA
     if matches!(request.wish, Wish::Discover | Wish::Decline { .. } | Wish::Release { .. }) {
         return None;
     }
-    let part = boot(interface, Role::BootServer, request)?;
+    let part = boot.boot(interface, Role::BootServer, request)?;
     let mut packet = reply::to(request, MessageType::Ack, interface.address);
     packet.ciaddr = request.packet.ciaddr;
     reply::add_boot(&mut packet, &part, interface);

@@ -37,8 +37,22 @@ pub struct BootPart {
     pub options: Vec<(u8, Vec<u8>)>,
 }
 
-/// What `dhcp` asks of whoever knows about booting: the boot part for this client, or none when it did not ask to boot.
-pub type BootAnswer = dyn Fn(&Interface, Role, &Request) -> Option<BootPart> + Send + Sync;
+/// What `dhcp` asks of whoever knows about booting.
+pub trait Booting: Send + Sync {
+    /// The boot part for this client, or none when it did not ask to boot.
+    fn boot(&self, interface: &Interface, role: Role, request: &Request) -> Option<BootPart>;
+
+    /// A client took the offer of a server, ours or another: whose address it has from now on.
+    fn took(&self, _mac: MacAddr, _server: Ipv4Addr, _address: Ipv4Addr) {}
+}
+
+impl<F: Fn(&Interface, Role, &Request) -> Option<BootPart> + Send + Sync> Booting for F {
+    fn boot(&self, interface: &Interface, role: Role, request: &Request) -> Option<BootPart> {
+        self(interface, role, request)
+    }
+}
+
+pub type BootAnswer = dyn Booting;
 
 /// RFC 2131 section 4.1 says which of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -261,7 +261,7 @@ impl Exchange<'_> {
     }
 
     fn add_boot(&self, packet: &mut Packet) {
-        if let Some(part) = (self.boot)(self.interface, Role::Server, self.request) {
+        if let Some(part) = self.boot.boot(self.interface, Role::Server, self.request) {
             reply::add_boot(packet, &part, self.interface);
         }
     }

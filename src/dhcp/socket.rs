@@ -18,7 +18,7 @@ use crate::dhcp::lease::Lease;
 use crate::dhcp::packet::{PACKET_BYTES_MAX, Packet};
 use crate::dhcp::proxy;
 use crate::dhcp::reply::{BootAnswer, Destination, Interface, Reply, Role};
-use crate::dhcp::request::Request;
+use crate::dhcp::request::{Request, Wish};
 use crate::dhcp::scope::Scope;
 use crate::dhcp::server::{Notice, OtherServer, Server};
 use crate::stdx::datagram;
@@ -210,6 +210,9 @@ impl Service {
         let (mut leases, mut replies) = (Vec::new(), Vec::new());
         for (bytes, from) in batch {
             let Some(request) = read(&bytes, from) else { continue };
+            if let Wish::Select { server, address } = request.wish {
+                self.boot.took(request.mac, server, address);
+            }
             let interface = &self.sockets.interface;
             let (reply, notice) = match &mut self.server {
                 Some(server) => {

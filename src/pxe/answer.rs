@@ -4,12 +4,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::dhcp::packet::code;
-use crate::dhcp::reply::{BootAnswer, BootPart, Interface, Role};
+use crate::dhcp::reply::{BootAnswer, BootPart, Booting, Interface, Role};
 use crate::dhcp::request::Request;
-use crate::fleet::directory::Directory;
 use crate::pxe::boot::{Boot, Config, decide};
 use crate::pxe::client::{Client, Firmware, Stage, Transport};
+use crate::pxe::names::Netboot;
 use crate::pxe::script;
+use crate::stdx::mac::MacAddr;
 
 /// PXE_DISCOVERY_CONTROL (sub-option 6) with bit 3: do not look for boot servers, load the file of this offer; then END.
 /// Without it a BIOS waits for a prompt time-out and for multicast discovery.
@@ -17,18 +18,31 @@ const LOAD_THIS_FILE: [u8; 4] = [6, 1, 8, 255];
 /// iPXE sub-option 176, `no-pxedhcp`: do not wait for a proxy. Spares 3 seconds.
 const NO_PROXY: [u8; 4] = [176, 1, 1, 255];
 
-/// What the DHCP sockets call for each client: reads the directory, never the database.
-pub fn answer(directory: Arc<Directory>, config: Arc<Config>) -> Arc<BootAnswer> {
-    Arc::new(move |interface: &Interface, role, request: &Request| {
-        let client = Client::from_dhcp(request)?;
+/// What the DHCP sockets ask for each client: reads the directory, never the database.
+pub fn answer(netboot: Netboot) -> Arc<BootAnswer> {
+    Arc::new(Answer(netboot))
+}
+
+struct Answer(Netboot);
+
+impl Booting for Answer {
+    fn boot(&self, interface: &Interface, role: Role, request: &Request) -> Option<BootPart> {
+        let Netboot { directory, config, recorder, .. } = &self.0;
+        let mut client = Client::from_dhcp(request)?;
+        client.past = recorder.past(client.mac);
         let assignment = directory.assignment(client.mac, client.uuid.as_deref());
-        let boot = decide(&client, &assignment, &config);
+        let boot = decide(&client, &assignment, config);
+        recorder.asked(&client, &boot);
         tracing::info!(
             mac = %request.mac, firmware = %client.firmware, stage = ?client.stage, transport = ?client.transport,
             ?role, wish = ?request.wish, "boot: {boot:?}"
         );
-        boot_part(&client, role, request, &boot, &config, interface.address)
-    })
+        boot_part(&client, role, request, &boot, config, interface.address)
+    }
+
+    fn took(&self, mac: MacAddr, server: Ipv4Addr, address: Ipv4Addr) {
+        self.0.recorder.took(mac, server, address);
+    }
 }
 
 fn boot_part(
@@ -100,7 +114,7 @@ mod tests {
             packet.options.set(*code, *value);
         }
         let interface = Interface { name: "lan0".into(), address: SERVER, prefix: 24 };
-        answer(Arc::default(), Arc::default())(&interface, role, &Request::try_from(packet).unwrap())
+        answer(Netboot::for_tests()).boot(&interface, role, &Request::try_from(packet).unwrap())
     }
 
     fn option(part: &BootPart, code: u8) -> Option<&[u8]> {
@@ -130,7 +144,7 @@ mod tests {
         assert_eq!(option(&pxe, 67), Some(&b"snponly.efi"[..]));
         let http = part(Role::Server, &[(60, b"HTTPClient:Arch:00016"), (93, &[0, 16])]).unwrap();
         assert_eq!(option(&http, 60), Some(&b"HTTPClient"[..]));
-        assert_eq!(http.file, "http://10.0.0.1/boot/files/snponly.efi");
+        assert_eq!(http.file, "http://10.0.0.1/boot/files/shimx64.efi");
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! Scripts and boot files over HTTP, for firmware, iPXE and GRUB.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 
-use crate::api::{Access, Problem, Routes, Table};
+use crate::access::Capability;
+use crate::api::{Access, Caller, Problem, Routes, Table};
 use crate::pxe::boot::{Boot, decide};
-use crate::pxe::client::Client;
+use crate::pxe::client::{Client, Transport};
 use crate::pxe::local::Content;
-use crate::pxe::names::Netboot;
+use crate::pxe::names::{Netboot, shown};
+use crate::pxe::recorder::{Ended, Explained};
 use crate::pxe::script;
 use crate::stdx::mac::MacAddr;
 
@@ -23,6 +26,7 @@ pub fn routes(netboot: Netboot) -> Table {
         .get("/boot/ipxe", Access::Boot(FIRMWARE_CANNOT), "The iPXE script of the machine that asks", ipxe)
         .get("/boot/files/{*name}", Access::Boot(FIRMWARE_CANNOT), "A boot file", file)
         .get("/grub/{*name}", Access::Boot(FIRMWARE_CANNOT), "GRUB's configuration for the machine that asks", grub)
+        .get("/api/v1/boots", Access::Person(Capability::Read), "What became of each boot, in words", boots)
         .with_state(netboot)
 }
 
@@ -43,6 +47,7 @@ async fn ipxe(State(netboot): State<Netboot>, headers: HeaderMap, Query(query): 
     let client = Client::from_ipxe(mac, Some(&query.uuid), &query.arch, &query.platform);
     let assignment = netboot.directory.assignment(client.mac, client.uuid.as_deref());
     let boot = decide(&client, &assignment, &netboot.config);
+    netboot.recorder.script(mac, &boot);
     let server = asked_address(&headers).unwrap_or(netboot.address);
     let text = match &boot {
         Boot::BootEnvironment { kernel, .. } if netboot.files.content(kernel).is_none() => {
@@ -62,10 +67,13 @@ fn asked_address(headers: &HeaderMap) -> Option<Ipv4Addr> {
 
 async fn file(
     State(netboot): State<Netboot>,
+    caller: Caller,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let content = netboot.files.content(&name).ok_or_else(|| {
+    let content = netboot.files.content(&name);
+    record(&netboot, &caller, &name, content.is_some());
+    let content = content.ok_or_else(|| {
         Problem::not_found(format!("there is no boot file `{}`", name.escape_debug()))
             .with_hint("`remint boot build` makes them")
     })?;
@@ -75,15 +83,33 @@ async fn file(
     })
 }
 
+fn record(netboot: &Netboot, caller: &Caller, name: &str, found: bool) {
+    if let Some(IpAddr::V4(peer)) = caller.address.map(|address| address.ip()) {
+        let ended = if found { Ended::Asked } else { Ended::Missing };
+        netboot.recorder.file(peer, shown(name), Transport::Http, ended);
+    }
+}
+
+#[derive(Deserialize)]
+struct BootsQuery {
+    mac: Option<MacAddr>,
+}
+
+async fn boots(State(netboot): State<Netboot>, Query(query): Query<BootsQuery>) -> Json<Vec<Explained>> {
+    Json(netboot.recorder.list(query.mac))
+}
+
 /// GRUB that was loaded over HTTP looks below `/grub`, which is built into it.
 async fn grub(
     State(netboot): State<Netboot>,
+    caller: Caller,
     headers: HeaderMap,
     Path(name): Path<String>,
 ) -> Result<Response, Problem> {
     let server = asked_address(&headers).unwrap_or(netboot.address);
-    let content = netboot.content(&format!("grub/{name}"), server);
-    tracing::debug!(name = %name.escape_debug(), found = content.is_some(), "grub asks over HTTP");
+    let name = format!("grub/{name}");
+    let content = netboot.content(&name, server);
+    record(&netboot, &caller, &name, content.is_some());
     let content = content.ok_or_else(|| Problem::not_found("GRUB has what it needs built in"))?;
     Ok(answer(Bytes::from_owner(content), "text/plain; charset=utf-8"))
 }

@@ -10,11 +10,22 @@ use crate::stdx::mac::MacAddr;
 /// What firmware loads first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Program {
-    /// Fast, scriptable, not signed by Microsoft: needs Secure Boot switched off.
+    /// iPXE first, because it is faster; shim for HTTP Boot, and for a machine whose firmware did not start iPXE.
     #[default]
+    Auto,
+    /// Fast, scriptable, not signed by Microsoft: needs Secure Boot switched off.
     Ipxe,
     /// shim and GRUB: boots with Secure Boot on and the firmware's own keys.
     Shim,
+}
+
+/// What earlier boots of a machine teach about its firmware.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Past {
+    #[default]
+    Nothing,
+    /// It loaded an unsigned program whole and did not start it: Secure Boot is on.
+    UnsignedDidNotStart,
 }
 
 /// What a machine boots that nobody knows.
@@ -111,13 +122,19 @@ pub fn decide(client: &Client, assignment: &Assignment, config: &Config) -> Boot
 
 fn program(client: &Client, config: &Config) -> Boot {
     let own = client.mac.and_then(|mac| config.program_of.get(&mac)).copied();
-    match (client.firmware, own.unwrap_or(config.program), client.transport) {
+    let refused = client.past == Past::UnsignedDidNotStart;
+    let http_boot = client.transport == Transport::Http && client.firmware == Firmware::UefiX64;
+    let program = match own.unwrap_or(config.program) {
+        Program::Auto if refused || http_boot => Program::Shim,
+        given => given,
+    };
+    match (client.firmware, program, client.transport) {
         (Firmware::Bios, _, Transport::Tftp) => Boot::Program("undionly.kpxe"),
         (Firmware::Bios, _, Transport::Http) => Boot::Nothing("no boot program exists for HTTP Boot of BIOS firmware"),
-        (Firmware::UefiX64, Program::Ipxe, _) => Boot::Program("snponly.efi"),
         (Firmware::UefiX64, Program::Shim, _) => Boot::Program("shimx64.efi"),
-        (Firmware::UefiArm64, Program::Ipxe, _) => Boot::Program("ipxe-arm64.efi"),
+        (Firmware::UefiX64, _, _) => Boot::Program("snponly.efi"),
         (Firmware::UefiArm64, Program::Shim, _) => Boot::Program("shimaa64.efi"),
+        (Firmware::UefiArm64, _, _) => Boot::Program("ipxe-arm64.efi"),
         // Debian has no iPXE for this firmware.
         (Firmware::UefiIa32, _, _) => Boot::Program("shimia32.efi"),
         (Firmware::Other(_), _, _) => Boot::Nothing("no boot program exists for this architecture"),
@@ -139,12 +156,16 @@ mod tests {
     /// Every firmware x transport x stage x assignment, as a table that a person can read: tests/golden/boot.txt.
     #[test]
     fn the_table_of_network_boot_is_the_one_that_was_agreed() {
-        let mut table = String::from("stage | firmware | transport | assigned | program = ipxe | program = shim\n");
+        let mut table = String::from(
+            "stage | firmware | transport | assigned | program = auto | auto, after a refusal | ipxe | shim\n",
+        );
         let firmwares =
             [Firmware::Bios, Firmware::UefiIa32, Firmware::UefiX64, Firmware::UefiArm64, Firmware::Other(27)];
         for stage in [Stage::Firmware, Stage::Ipxe, Stage::Script, Stage::Grub] {
             for firmware in firmwares {
-                let rows_of = |transport| rows(&Client { mac: None, uuid: None, firmware, transport, stage });
+                let rows_of = |transport| {
+                    rows(&Client { mac: None, uuid: None, firmware, transport, stage, past: Past::Nothing })
+                };
                 let (tftp, http) = (rows_of(Transport::Tftp), rows_of(Transport::Http));
                 let transports = if tftp == http { vec![("any", tftp)] } else { vec![("TFTP", tftp), ("HTTP", http)] };
                 for (transport, rows) in transports {
@@ -169,8 +190,20 @@ mod tests {
             ("local disk", Assignment::LocalDisk { machine: "m".into() }),
         ];
         let boots = |assignment| {
-            let boot = |program| in_words(decide(client, assignment, &Config { program, ..Config::default() }));
-            format!("{} | {}", boot(Program::Ipxe), boot(Program::Shim))
+            let boot = |program, past| {
+                in_words(decide(
+                    &Client { past, ..client.clone() },
+                    assignment,
+                    &Config { program, ..Config::default() },
+                ))
+            };
+            let ways = [
+                (Program::Auto, Past::Nothing),
+                (Program::Auto, Past::UnsignedDidNotStart),
+                (Program::Ipxe, Past::Nothing),
+                (Program::Shim, Past::UnsignedDidNotStart),
+            ];
+            ways.map(|(program, past)| boot(program, past)).join(" | ")
         };
         let rows: Vec<_> = assignments.iter().map(|(name, assignment)| (*name, boots(assignment))).collect();
         match rows.iter().all(|(_, boots)| *boots == rows[0].1) {

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::dhcp::packet::{Options, code};
 use crate::dhcp::request::Request;
+use crate::pxe::boot::Past;
 use crate::stdx::hex;
 use crate::stdx::mac::MacAddr;
 
@@ -19,7 +22,8 @@ pub enum Firmware {
 }
 
 /// How the firmware itself loads its first file.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// `PXEClient`.
     Tftp,
@@ -28,7 +32,8 @@ pub enum Transport {
 }
 
 /// How far the machine has come.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// The firmware asks for a boot program.
     Firmware,
@@ -48,6 +53,8 @@ pub struct Client {
     pub firmware: Firmware,
     pub transport: Transport,
     pub stage: Stage,
+    /// What earlier boots teach; filled in by whoever remembers them.
+    pub past: Past,
 }
 
 impl Client {
@@ -65,7 +72,7 @@ impl Client {
         let firmware = firmware(options, &vendor_class);
         let stage = if ipxe { Stage::Ipxe } else { Stage::Firmware };
         let uuid = options.value(code::CLIENT_MACHINE).and_then(|value| uuid(value, stage));
-        Some(Client { mac: Some(request.mac), uuid, firmware, transport, stage })
+        Some(Client { mac: Some(request.mac), uuid, firmware, transport, stage, past: Past::Nothing })
     }
 
     /// What iPXE puts into the URL of its script: `${buildarch}` and `${platform}`.
@@ -77,7 +84,7 @@ impl Client {
             _ => Firmware::UefiX64,
         };
         let uuid = uuid.map(str::to_ascii_lowercase).filter(|uuid| uuid.len() == 36);
-        Client { mac, uuid, firmware, transport: Transport::Tftp, stage: Stage::Script }
+        Client { mac, uuid, firmware, transport: Transport::Tftp, stage: Stage::Script, past: Past::Nothing }
     }
 
     /// What GRUB tells in the name or URL of its configuration: `$net_default_mac` and `$grub_cpu`.
@@ -87,7 +94,7 @@ impl Client {
             "arm64" => Firmware::UefiArm64,
             _ => Firmware::UefiX64,
         };
-        Client { mac, uuid: None, firmware, transport: Transport::Tftp, stage: Stage::Grub }
+        Client { mac, uuid: None, firmware, transport: Transport::Tftp, stage: Stage::Grub, past: Past::Nothing }
     }
 }
 

@@ -16,5 +16,6 @@ pub mod boot;
 pub mod client;
 pub mod local;
 pub mod names;
+pub mod recorder;
 pub mod script;
 pub mod tftp;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::fleet::directory::Directory;
 use crate::pxe::boot::{Config, decide};
-use crate::pxe::client::Client;
+use crate::pxe::client::{Client, Transport};
 use crate::pxe::local::{BootFiles, Content};
+use crate::pxe::recorder::{Ended, Recorder};
 use crate::pxe::script;
-use crate::pxe::tftp::socket::Lookup;
+use crate::pxe::tftp::socket::Library;
 use crate::stdx::mac::MacAddr;
 
 /// What names and the boot routes are answered from.
@@ -17,6 +18,7 @@ pub struct Netboot {
     pub directory: Arc<Directory>,
     pub config: Arc<Config>,
     pub files: Arc<BootFiles>,
+    pub recorder: Arc<Recorder>,
     /// Our address, where a request does not say which of them it came to.
     pub address: Ipv4Addr,
 }
@@ -66,6 +68,7 @@ impl Netboot {
                 let assignment = self.directory.assignment(mac, None);
                 let boot = decide(&client, &assignment, &self.config);
                 tracing::info!(?mac, firmware = %client.firmware, "grub: {boot:?}");
+                self.recorder.script(mac, &boot);
                 script::grub(&boot, &client, &self.config, server)
             }
         };
@@ -73,9 +76,42 @@ impl Netboot {
     }
 }
 
-/// The lookup of the TFTP sockets.
-pub fn tftp_lookup(netboot: Netboot) -> Arc<Lookup> {
-    Arc::new(move |name, _client| netboot.content(name, netboot.address))
+/// What the TFTP sockets serve, with an eye on what becomes of it.
+pub fn tftp_lookup(netboot: Netboot) -> Arc<dyn Library> {
+    Arc::new(netboot)
+}
+
+impl Library for Netboot {
+    fn content(&self, name: &str, client: Ipv4Addr) -> Option<Content> {
+        let content = Netboot::content(self, name, self.address);
+        let ended = if content.is_some() { Ended::Asked } else { Ended::Missing };
+        self.recorder.file(client, shown(name), Transport::Tftp, ended);
+        content
+    }
+
+    fn ended(&self, name: &str, client: Ipv4Addr, ended: Ended) {
+        self.recorder.file(client, shown(name), Transport::Tftp, ended);
+    }
+}
+
+/// A name as the record has it, whichever way it was asked for.
+pub fn shown(name: &str) -> &str {
+    let name = name.trim_start_matches(['/', '\\']);
+    name.strip_prefix("boot/files/").unwrap_or(name)
+}
+
+#[cfg(test)]
+impl Netboot {
+    /// No files, nobody known.
+    pub(super) fn for_tests() -> Netboot {
+        Netboot {
+            directory: Arc::default(),
+            config: Arc::default(),
+            files: Arc::new(BootFiles::open(std::path::Path::new("/nonexistent")).unwrap()),
+            recorder: Arc::new(Recorder::new(Arc::new(crate::stdx::time::SystemClock))),
+            address: Ipv4Addr::new(10, 0, 0, 1),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::fleet::directory::Directory;
 use crate::pxe::boot::{Config, Unknown};
 use crate::pxe::local::BootFiles;
 use crate::pxe::names::{Netboot, tftp_lookup};
+use crate::pxe::recorder::Recorder;
 use crate::pxe::{answer, tftp};
 
 /// The ports of network boot, taken but not served yet.
@@ -41,7 +42,8 @@ pub(super) fn open(
         config.kernel_arguments = format!("{} {}", config.kernel_arguments, used.boot.kernel_arguments);
     }
     let files = BootFiles::open(&site.boot_folder().join("current"))?;
-    Ok(Netboot { directory, config: Arc::new(config), files: Arc::new(files), address: used.address })
+    let recorder = Arc::new(Recorder::new(site.clock.clone()));
+    Ok(Netboot { directory, config: Arc::new(config), files: Arc::new(files), recorder, address: used.address })
 }
 
 pub(super) fn bind(used: &Used) -> Result<Sockets, Error> {
@@ -73,7 +75,7 @@ pub(super) fn serve(sockets: Sockets, site: &Site, netboot: &Netboot, stop: &Sto
         }
     };
     if let Some(dhcp) = sockets.dhcp {
-        let answer = answer::answer(netboot.directory.clone(), netboot.config.clone());
+        let answer = answer::answer(netboot.clone());
         let (db, clock, until) = (site.db.clone(), site.clock.clone(), until(stop));
         tasks.spawn(async move { report("DHCP", dhcp.serve(db, clock, answer, until).await) });
     }

@@ -15,6 +15,7 @@ use remint::pxe;
 use remint::pxe::boot::Config;
 use remint::pxe::local::BootFiles;
 use remint::pxe::names::{Netboot, tftp_lookup};
+use remint::pxe::recorder::Recorder;
 use remint::pxe::tftp::socket::{Settings, TransferPorts};
 use remint::stdx::time::{Clock, SystemClock};
 use tokio::sync::watch;
@@ -102,6 +103,7 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
         directory: Arc::new(Directory::default()),
         config: Arc::new(setup.config),
         files: Arc::new(BootFiles::open(&folder.join("boot")).unwrap()),
+        recorder: Arc::new(Recorder::new(Arc::new(SystemClock))),
         address: ADDRESS,
     };
     let settings = dhcp::socket::Settings {
@@ -124,7 +126,7 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
             let _ = stopped.wait_for(|stopped| *stopped).await;
         }
     };
-    let boot = pxe::answer::answer(netboot.directory.clone(), netboot.config.clone());
+    let boot = pxe::answer::answer(netboot.clone());
     let (dhcp, tftp, ()) = tokio::join!(
         dhcp.serve(db, Arc::new(SystemClock), boot, stop()),
         tftp.serve(tftp_lookup(netboot), Arc::new(SystemClock), stop()),

@@ -18,11 +18,12 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::pxe::local::Content;
+use crate::pxe::recorder::Ended;
 use crate::pxe::tftp::packet::{ErrorCode, Packet, ReadRequest, emit_error};
 use crate::pxe::tftp::session::{Session, Step};
 use crate::stdx::datagram;
 use crate::stdx::hint::Hint;
-use crate::stdx::time::Clock;
+use crate::stdx::time::{Clock, Timestamp};
 
 /// Receive buffer of the listening socket: some thousand requests at once.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
@@ -34,8 +35,14 @@ const PACKET_BYTES_MAX: usize = 1500;
 const SEGMENTS_MAX: usize = 64;
 const SEGMENTED_BYTES_MAX: usize = 65_000;
 
-/// Which file a client gets for a name; none is "file not found". Looks up a table, never a path.
-pub type Lookup = dyn Fn(&str, Ipv4Addr) -> Option<Content> + Send + Sync;
+/// Where files come from and what became of them is told.
+pub trait Library: Send + Sync {
+    /// Which file a client gets for a name; none is "file not found". Looks up a table, never a path.
+    fn content(&self, name: &str, client: Ipv4Addr) -> Option<Content>;
+
+    /// A transfer is over.
+    fn ended(&self, name: &str, client: Ipv4Addr, ended: Ended);
+}
 
 /// How transfers leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -132,13 +139,13 @@ impl Listener {
     /// Serves until `stop` resolves; transfers under way end with it.
     pub async fn serve(
         self,
-        lookup: Arc<Lookup>,
+        library: Arc<dyn Library>,
         clock: Arc<dyn Clock>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let port = self.settings.port;
         let socket = self.socket.clone();
-        let mut service = Service::new(self, lookup, clock);
+        let mut service = Service::new(self, library, clock);
         let mut buffer = [0; PACKET_BYTES_MAX];
         tokio::pin!(stop);
         loop {
@@ -169,7 +176,7 @@ struct Transfer {
 struct Service {
     settings: Settings,
     socket: Arc<UdpSocket>,
-    lookup: Arc<Lookup>,
+    library: Arc<dyn Library>,
     clock: Arc<dyn Clock>,
     transfers: HashMap<SocketAddrV4, Transfer>,
     of_client: HashMap<Ipv4Addr, usize>,
@@ -180,11 +187,11 @@ struct Service {
 }
 
 impl Service {
-    fn new(listener: Listener, lookup: Arc<Lookup>, clock: Arc<dyn Clock>) -> Service {
+    fn new(listener: Listener, library: Arc<dyn Library>, clock: Arc<dyn Clock>) -> Service {
         Service {
             settings: listener.settings,
             socket: listener.socket,
-            lookup,
+            library,
             clock,
             transfers: HashMap::new(),
             of_client: HashMap::new(),
@@ -215,7 +222,7 @@ impl Service {
             return; // the client repeats itself; the transfer repeats its answer by itself
         }
         self.forget(peer); // a client that uses its port again has abandoned what it asked for before
-        let Some(content) = (self.lookup)(&request.name, *peer.ip()) else {
+        let Some(content) = self.library.content(&request.name, *peer.ip()) else {
             tracing::info!(%peer, file = %request.name.escape_debug(), "tftp: no such file");
             return self.refuse(peer, ErrorCode::FileNotFound, "no such file").await;
         };
@@ -247,12 +254,14 @@ impl Service {
         let proven = Arc::new(AtomicBool::new(false));
         self.serial += 1;
         let (serial, clock, flag) = (self.serial, self.clock.clone(), proven.clone());
-        let block_bytes_max = self.settings.block_bytes_max;
+        let (library, block_bytes_max) = (self.library.clone(), self.settings.block_bytes_max);
         let abort = self.tasks.spawn(async move {
-            let (session, first) = Session::open(clock.now(), &request, content, block_bytes_max);
+            let started = clock.now();
+            let (session, first) = Session::open(started, &request, content, block_bytes_max);
             let mut run = Run { wire, clock, session, flag, segmented: true, packets: Vec::new() };
             let outcome = run.drive(first).await;
             run.log(peer, &request.name, &outcome);
+            library.ended(&request.name, *peer.ip(), run.ended(started, outcome));
             (peer, serial)
         });
         self.transfers.insert(peer, Transfer { serial, proven, abort, inbox });
@@ -432,6 +441,19 @@ impl Run {
             self.wire.send(packet).await?;
         }
         Ok(())
+    }
+
+    fn ended(&self, started: Timestamp, outcome: Outcome) -> Ended {
+        let (done, bytes, repeats) = (self.session.bytes_acknowledged(), self.session.bytes(), self.session.repeats());
+        match outcome {
+            Outcome::Complete => Ended::Complete { bytes, milliseconds: self.clock.now().since(started), repeats },
+            Outcome::Stopped { code, message } if message.is_empty() => {
+                Ended::Stopped { done, bytes, message: format!("TFTP error {code}") }
+            }
+            Outcome::Stopped { message, .. } => Ended::Stopped { done, bytes, message },
+            Outcome::Silent if !self.session.is_proven() => Ended::Unanswered,
+            Outcome::Silent | Outcome::Failed(_) => Ended::Silent { done, bytes },
+        }
     }
 
     fn log(&self, peer: SocketAddrV4, name: &str, outcome: &Outcome) {
