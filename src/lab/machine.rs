@@ -43,7 +43,7 @@ impl Machine {
         let folder = folder.join(&spec.name);
         fs::create_dir_all(&folder).map_err(Error::file(&folder))?;
         let disk = folder.join("disk.raw");
-        let made = File::create(&disk).and_then(|file| file.set_len(u64::from(spec.disk_gib) << 30));
+        let made = File::create(&disk).and_then(|file| file.set_len(u64::from(spec.disk_mib) << 20));
         made.map_err(Error::file(disk))?;
         if spec.firmware == Firmware::Uefi {
             fs::copy(OVMF_VARS, folder.join("vars.fd")).map_err(Error::file(OVMF_VARS))?;

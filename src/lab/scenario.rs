@@ -58,8 +58,8 @@ pub struct MachineSpec {
     pub memory_mib: u32,
     #[serde(default = "two")]
     pub cpus: u32,
-    #[serde(default = "four")]
-    pub disk_gib: u32,
+    #[serde(default = "four_gib")]
+    pub disk_mib: u32,
     #[serde(default)]
     pub disk: DiskBus,
     #[serde(default)]
@@ -130,7 +130,7 @@ impl MachineSpec {
             firmware,
             memory_mib: one_gib(),
             cpus: two(),
-            disk_gib: four(),
+            disk_mib: four_gib(),
             disk: DiskBus::default(),
             network_card: NetworkCard::default(),
             mac: None,
@@ -170,8 +170,8 @@ const fn two() -> u32 {
     2
 }
 
-const fn four() -> u32 {
-    4
+const fn four_gib() -> u32 {
+    4096
 }
 
 #[cfg(test)]

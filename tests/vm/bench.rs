@@ -7,7 +7,10 @@ use std::time::Duration;
 use remint::lab::console::Mark;
 use remint::lab::run::Lab;
 use remint::lab::scenario::{Dhcp, Firmware, MachineSpec, Scenario};
+use serde_json::Value;
 
+/// The whole way takes eighty seconds under emulation on two cores; on a busy computer several times that.
+pub(crate) const WHOLE_PATH_LIMIT: Duration = Duration::from_secs(600);
 /// One stage of the way under emulation on two cores takes 10 to 40 seconds; on a busy computer several times that.
 pub(crate) const STEP_LIMIT: Duration = Duration::from_secs(240);
 
@@ -62,4 +65,33 @@ pub(crate) fn machine(firmware: Firmware) -> MachineSpec {
 /// Waits for words on the machine's serial console after `mark`.
 pub(crate) fn wait_for(lab: &Lab, mark: Mark, words: &str) -> Mark {
     lab.machines[0].console().wait_for(mark, words, STEP_LIMIT).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The machine's record as `remint machine show NAME --json` gives it.
+pub(crate) fn record(lab: &Lab) -> Value {
+    lab.appliance.ask(&["machine", "show", "bench-1"]).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits until the run has written `share` (0 to 1) of the image and not all of it; gives the bytes done by then.
+pub(crate) fn wait_for_apply(lab: &Lab, share: f64) -> u64 {
+    let done = |record: &Value| {
+        let progress = &record["run"]["progress"];
+        let (done, total) = (progress["done"].as_u64()?, progress["total"].as_u64()?);
+        (total > 0 && done as f64 >= share * total as f64 && done < total).then_some(done)
+    };
+    let what = format!("{:.0} % of the image written", share * 100.0);
+    let record = lab.appliance.wait_for_machine("BENCH-1", &what, STEP_LIMIT, |record| done(record).is_some());
+    done(&record.unwrap_or_else(|error| panic!("{error}"))).unwrap()
+}
+
+/// The step of the machine's run with this name.
+pub(crate) fn step(record: &Value, name: &str) -> Value {
+    let steps = record["run"]["steps"].as_array().unwrap_or_else(|| panic!("no run in {record}"));
+    steps.iter().find(|step| step["kind"] == name).unwrap_or_else(|| panic!("no step {name} in {record}")).clone()
+}
+
+/// Runs `remint ARGUMENTS --data SITE` while the site is not served.
+pub(crate) fn remint(site: &Path, arguments: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remint"));
+    assert!(command.args(arguments).arg("--data").arg(site).status().unwrap().success(), "remint {arguments:?}");
 }
