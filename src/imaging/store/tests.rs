@@ -1,3 +1,5 @@
+mod crash;
+
 use super::files::*;
 use super::format::*;
 use super::local::LocalStore;
