@@ -83,10 +83,8 @@ impl State {
             Event::Network { address } => said(&mut self.address, "address", address),
             Event::Server(text) => said(&mut self.server, "appliance", text),
             Event::Activity(text) => {
-                self.progress = None;
-                self.advice = None;
                 let text = cleaned(&text);
-                if self.activity == text { Vec::new() } else { self.say(text) }
+                if self.activity == text { Vec::new() } else { self.begin(text) }
             }
             Event::Advice(text) => {
                 let text = cleaned(&text);
@@ -120,9 +118,11 @@ impl State {
         }
     }
 
-    fn say(&mut self, text: String) -> Vec<String> {
-        self.activity.clone_from(&text);
-        vec![text]
+    fn begin(&mut self, activity: String) -> Vec<String> {
+        self.progress = None;
+        self.advice = None;
+        self.activity.clone_from(&activity);
+        vec![activity]
     }
 
     fn advance(&mut self, now: Duration, done: u64, total: u64) -> Vec<String> {
@@ -288,6 +288,11 @@ mod tests {
         let trouble = || Event::Trouble { text: "get an address".into(), hint: Some("is a cable in?".into()) };
         assert_eq!(state.handle(at(0), Event::Activity("Looking for a network".into())), ["Looking for a network"]);
         assert!(state.handle(at(1), Event::Activity("Looking for a network".into())).is_empty());
+        for seconds in [1, 2] {
+            state.handle(at(seconds), Event::Activity("Nothing to install".into()));
+            let lines = state.handle(at(seconds), Event::Advice("Start a deployment".into()));
+            assert_eq!(lines.len(), usize::from(seconds == 1), "advice is given once");
+        }
         assert_eq!(state.handle(at(1), trouble()), ["failed to get an address", "hint: is a cable in?"]);
         assert!(state.handle(at(2), trouble()).is_empty());
         state.handle(at(3), Event::Recovered);
