@@ -138,6 +138,12 @@ pub fn fetch_authority(url: &str, fingerprint: &str) -> Result<String, Error> {
     }
 }
 
+/// What the server at `url` says the date is (RFC 9110 6.6.1). Nothing vouches for it.
+pub fn server_date(url: &str) -> Result<Option<String>, Error> {
+    let answer = Agent::new_with_config(settings().build()).get(url).call().map_err(|source| reach(url, source))?;
+    Ok(answer.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned))
+}
+
 /// SHA-256 of the DER of a PEM certificate, lower-case hexadecimal.
 pub fn authority_fingerprint(pem: &str) -> Result<String, Error> {
     Ok(hex::emit(&Sha256::digest(certificate_der(pem)?)))

@@ -10,6 +10,7 @@
 //! line's digest of the site's authority (`cmdline`).
 
 pub mod carry;
+pub mod clock;
 pub mod cmdline;
 pub mod drivers;
 pub mod init;

@@ -9,7 +9,7 @@ use super::cmdline::{self, Arguments};
 use super::plug::Plug;
 use super::screen::Event;
 use super::terminal::{Painting, Terminal};
-use super::{init, network};
+use super::{clock, init, network};
 use crate::agent::enrol::{self, Applicant, Enrolled, KeyError, MachineKey, Waiting};
 use crate::agent::state::Identity;
 use crate::fleet::link::Stage;
@@ -82,7 +82,9 @@ fn authority(terminal: &Terminal, arguments: &Arguments) -> Result<String, link:
     terminal.activity("Looking for the appliance");
     let url = format!("{}/boot/authority.pem", arguments.http);
     let digest = hex::emit(&arguments.authority);
-    call(terminal, || fetch_authority(&url, &digest))
+    let pem = call(terminal, || fetch_authority(&url, &digest))?;
+    clock::correct(terminal, &url);
+    Ok(pem)
 }
 
 fn check_in(terminal: &Terminal, client: &Client, card: MacAddr) -> Result<Enrolled, KeyError> {
