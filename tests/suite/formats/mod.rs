@@ -9,6 +9,7 @@
 mod containers;
 mod grow;
 mod hostile;
+mod lies;
 mod tables;
 mod volumes;
 

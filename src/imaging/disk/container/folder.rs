@@ -7,6 +7,7 @@ use crate::imaging::disk::table::{self, Partition, Table};
 use crate::stdx::bytes::Fields;
 use crate::stdx::file;
 use crate::stdx::io::FileAt;
+use crate::stdx::sparse::data_ranges;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -64,7 +65,7 @@ impl Saved<'_> {
         let target = disk.file().try_clone().map_err(&unreadable)?;
         let bytes = target.metadata().map_err(&unreadable)?.len().max(end);
         target.set_len(bytes).map_err(&unreadable)?;
-        let stored = super::data_ranges(&target, bytes);
+        let stored = Some(data_ranges(&target, bytes).map_err(&unreadable)?);
         let content = FileAt::new(target).map_err(&unreadable)?;
         Ok(Opened { format: self.format, content: Box::new(content), stored, warnings })
     }

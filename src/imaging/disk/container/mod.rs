@@ -7,6 +7,7 @@
 
 use crate::stdx::hint::Hint;
 use crate::stdx::io::{FileAt, ReadAt};
+use crate::stdx::sparse::data_ranges;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -154,25 +155,6 @@ pub fn detect(file: &dyn ReadAt) -> io::Result<Format> {
 
 /// A file of plain bytes, whose holes are not stored.
 fn raw(file: FileAt) -> io::Result<Opened> {
-    let stored = data_ranges(file.file(), file.size());
+    let stored = Some(data_ranges(file.file(), file.size())?);
     Ok(Opened { format: Format::Raw, content: Box::new(file), stored, warnings: Vec::new() })
-}
-
-/// The parts of a sparse file that are no holes; `None` where the file system does not tell.
-fn data_ranges(file: &File, size: u64) -> Option<Vec<Range<u64>>> {
-    use nix::unistd::{Whence, lseek};
-    let seek =
-        |at: u64, whence| lseek(file, i64::try_from(at).ok()?, whence).ok().and_then(|at| u64::try_from(at).ok());
-    let mut ranges = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let Some(start) = seek(at, Whence::SeekData) else {
-            // ENXIO: nothing but a hole from here on. Anything else: no holes are known at all.
-            return (nix::errno::Errno::last() == nix::errno::Errno::ENXIO).then_some(ranges);
-        };
-        let end = seek(start, Whence::SeekHole)?;
-        ranges.push(start..end);
-        at = end;
-    }
-    Some(ranges)
 }
