@@ -65,7 +65,7 @@ pub fn map(source: &dyn ReadAt) -> Result<Map, Fault> {
     }
     let used = used.finish();
     let free_bytes = volume.size - super::ranges::total(&used);
-    Ok(Map { used, free_bytes })
+    Ok(Map::new(used, free_bytes))
 }
 
 impl<'a> Volume<'a> {

@@ -68,8 +68,7 @@ pub fn used_ranges(disk: &dyn ReadAt) -> Result<Used, Error> {
 }
 
 fn add_bare(disk: &dyn ReadAt, used: &mut Used, ranges: &mut Ranges) {
-    let volume = volume(disk, 0, 0..disk.size(), ranges);
-    note(used, "the disk", volume);
+    add_volume(disk, 0, 0..disk.size(), "the disk", used, ranges);
 }
 
 fn add_partitioned(disk: &dyn ReadAt, table: &Table, used: &mut Used, ranges: &mut Ranges) {
@@ -128,33 +127,26 @@ fn add_partition(disk: &dyn ReadAt, partition: &Partition, used: &mut Used, rang
         });
         return;
     }
-    let volume = volume(disk, partition.number, at, ranges);
-    note(used, &name, volume);
+    add_volume(disk, partition.number, at, &name, used, ranges);
 }
 
-/// Keeps a volume, and says so when it is taken whole.
-fn note(used: &mut Used, name: &str, volume: Volume) {
-    if let Treatment::Whole { why } = &volume.treatment {
-        used.warnings.push(format!("{name} ({}) is taken whole: {why}", volume.probed.kind));
-    }
-    used.volumes.push(volume);
-}
-
-/// Looks into one partition and adds what must be taken of it.
-fn volume(disk: &dyn ReadAt, number: u32, at: Range<u64>, ranges: &mut Ranges) -> Volume {
+/// Looks into one partition, adds what must be taken of it, and says what a person should know.
+fn add_volume(disk: &dyn ReadAt, number: u32, at: Range<u64>, name: &str, used: &mut Used, ranges: &mut Ranges) {
     let bytes = at.end - at.start;
-    let (probed, treatment) = match Section::new(disk, at.start, bytes).map(|section| look(&section, at.start, ranges))
-    {
-        Some(found) => found,
+    let mut remarks = Vec::new();
+    let (probed, treatment) = match Section::new(disk, at.start, bytes) {
+        Some(section) => look(&section, at.start, ranges, &mut remarks),
         None => (Probed::new(Kind::Unknown), Treatment::Whole { why: "it does not lie on the disk".to_owned() }),
     };
-    if matches!(treatment, Treatment::Whole { .. }) {
+    if let Treatment::Whole { why } = &treatment {
         ranges.add(at.start, bytes);
+        remarks.push(format!("is taken whole: {why}"));
     }
-    Volume { number, start: at.start, bytes, probed, treatment }
+    used.warnings.extend(remarks.iter().map(|remark| format!("{name} ({}) {remark}", probed.kind)));
+    used.volumes.push(Volume { number, start: at.start, bytes, probed, treatment });
 }
 
-fn look(section: &dyn ReadAt, start: u64, ranges: &mut Ranges) -> (Probed, Treatment) {
+fn look(section: &dyn ReadAt, start: u64, ranges: &mut Ranges, remarks: &mut Vec<String>) -> (Probed, Treatment) {
     let probed = match probe::probe(section) {
         Ok(probed) => probed,
         Err(error) => {
@@ -170,6 +162,7 @@ fn look(section: &dyn ReadAt, start: u64, ranges: &mut Ranges) -> (Probed, Treat
             ranges.add_all(start, &map.used);
             let tail = section.size().saturating_sub(probed.size_bytes).min(TAIL_BYTES);
             ranges.add(start + section.size() - tail, tail);
+            remarks.extend(map.remarks);
             Treatment::UsedOnly { free_bytes: map.free_bytes }
         }
         Err(fault) => Treatment::Whole { why: fault.to_string() },

@@ -91,7 +91,7 @@ pub fn map(source: &dyn ReadAt) -> Result<Map, Fault> {
             cluster = next.ok_or_else(|| Fault::damaged("its bitmap ends too early"))?;
         }
     }
-    Ok(Map { used: used.finish(), free_bytes: (layout.clusters - marked) * layout.cluster_bytes })
+    Ok(Map::new(used.finish(), (layout.clusters - marked) * layout.cluster_bytes))
 }
 
 /// First cluster and length in bytes of the allocation bitmap.

@@ -244,7 +244,7 @@ pub fn map(source: &dyn ReadAt) -> Result<Map, Fault> {
             free_clusters += map_group(source, &sb, number, &Group::read(Fields(bytes)), &mut used)?;
         }
     }
-    Ok(Map { used: used.finish(), free_bytes: free_clusters * sb.cluster_blocks * sb.block_bytes })
+    Ok(Map::new(used.finish(), free_clusters * sb.cluster_blocks * sb.block_bytes))
 }
 
 /// Adds what group `number` uses, and returns its free clusters.

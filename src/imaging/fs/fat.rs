@@ -102,7 +102,7 @@ pub fn map(source: &dyn ReadAt) -> Result<Map, Fault> {
         free += map_piece(&layout, &piece, at * 8 / layout.entry_bits(), &mut used);
         at += len;
     }
-    Ok(Map { used: used.finish(), free_bytes: free * layout.cluster_bytes })
+    Ok(Map::new(used.finish(), free * layout.cluster_bytes))
 }
 
 /// Adds the clusters of a piece of the table that starts with entry `first`; returns how many are free.

@@ -18,6 +18,7 @@ pub mod exfat;
 pub mod ext4;
 pub mod fat;
 pub mod grow;
+pub mod lvm;
 pub mod ntfs;
 pub mod probe;
 pub mod ranges;
@@ -34,6 +35,14 @@ pub struct Map {
     pub used: Vec<Range<u64>>,
     /// Bytes of data blocks that are free.
     pub free_bytes: u64,
+    /// What a person should know.
+    pub remarks: Vec<String>,
+}
+
+impl Map {
+    fn new(used: Vec<Range<u64>>, free_bytes: u64) -> Map {
+        Map { used, free_bytes, remarks: Vec::new() }
+    }
 }
 
 /// Why a file system's own bookkeeping cannot be relied on; it is then taken whole.
@@ -72,6 +81,7 @@ pub fn map(source: &dyn ReadAt, kind: Kind) -> Result<Map, Fault> {
         Kind::Exfat => exfat::map(source),
         Kind::Luks | Kind::Bitlocker => Err(Fault::Closed("it is encrypted")),
         Kind::Raid => Err(Fault::Closed("it is a member of a RAID")),
-        Kind::Lvm | Kind::Swap | Kind::Unknown => Err(Fault::Closed("it holds no file system that is known here")),
+        Kind::Lvm => lvm::map(source),
+        Kind::Swap | Kind::Unknown => Err(Fault::Closed("it holds no file system that is known here")),
     }
 }

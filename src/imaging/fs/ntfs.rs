@@ -61,7 +61,7 @@ pub fn map(source: &dyn ReadAt) -> Result<Map, Fault> {
     if done < volume.clusters {
         return Err(Fault::damaged("its bitmap is too short for its clusters"));
     }
-    Ok(Map { used: used.finish(), free_bytes: (volume.clusters - marked) * volume.cluster_bytes })
+    Ok(Map::new(used.finish(), (volume.clusters - marked) * volume.cluster_bytes))
 }
 
 impl<'a> Volume<'a> {

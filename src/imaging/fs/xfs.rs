@@ -107,7 +107,7 @@ pub fn map(source: &dyn ReadAt) -> Result<Map, Fault> {
     for number in 0..sb.groups {
         free_blocks += map_group(source, &sb, number, &mut used)?;
     }
-    Ok(Map { used: used.finish(), free_bytes: free_blocks * sb.block_bytes })
+    Ok(Map::new(used.finish(), free_blocks * sb.block_bytes))
 }
 
 /// Adds what lies between the free extents of a group; returns its free blocks. The `xfs_agf` is the group's second

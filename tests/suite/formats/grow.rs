@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A loop device over a file, and a mount of one of its partitions; both are taken back.
 pub(super) struct Loop {
-    device: String,
+    pub(super) device: String,
     mounted: Option<PathBuf>,
 }
 

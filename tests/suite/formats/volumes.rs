@@ -1,10 +1,12 @@
 //! A file system of which only the used ranges were copied is clean to its own checker and holds the same files.
 
+use super::grow::Loop;
 use super::{Bench, MIB, copy_used, have, run, run_any};
 use remint::imaging::fs;
 use remint::imaging::fs::{Kind, Treatment, Used};
 use remint::stdx::io::FileAt;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// The one volume of a bare file system, of which only the used part was taken.
 fn check_used_only(used: &Used, kind: Kind, most_bytes: u64) {
@@ -317,4 +319,56 @@ fn what_is_not_known_is_taken_whole_and_that_is_said() {
     let used = copy_used(&source, &bench.name("copy.img"));
     assert_eq!(used.ranges, vec![0..MIB]);
     assert_eq!(used.warnings, ["the disk (unknown) is taken whole: it holds no file system that is known here"]);
+}
+
+/// A volume group of one physical volume with an ext4, a swap area and something unknown, made by LVM itself without its
+/// kernel driver; where each logical volume starts is read from the metadata that LVM prints.
+#[test]
+fn lvm_is_looked_into_and_its_free_extents_are_left_out() {
+    if !have(&["pvcreate", "vgcreate", "lvcreate", "lvs", "mke2fs", "e2fsck", "losetup"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let source = bench.blank("source.img", 200 * MIB);
+    let Some(device) = Loop::attach(&source, &[]) else { return };
+    let config = "devices{use_devicesfile=0 scan_lvs=0 filter=[\"a|^/dev/loop|\",\"r|.*|\"]} activation{udev_sync=0 udev_rules=0}";
+    let group = format!("remint-test-{}", std::process::id());
+    let lvm = |tool: &str, arguments: &[&str]| {
+        let all = [&["--config", config, "--driverloaded", "n"], arguments].concat();
+        run_any(tool, &all)
+    };
+    if !lvm("pvcreate", &["-q", &device.device]).status.success() {
+        println!("skipped: LVM does not take a loop device here");
+        return;
+    }
+    assert!(lvm("vgcreate", &["-q", &group, &device.device]).status.success());
+    for (name, size) in [("root", "64M"), ("swap", "16M"), ("odd", "8M")] {
+        let made = lvm("lvcreate", &["-q", "-an", "-Zn", "-Wn", "-n", name, "-L", size, &group]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    // Grown later, so that it lies in two pieces.
+    assert!(lvm("lvextend", &["-q", "-L", "+24M", &format!("{group}/root")]).status.success());
+    drop(device);
+    // Extents of 4 MiB from 1 MiB on: root 16, swap 4, odd 2, root 6 more.
+    let root = bench.blank("root.img", 88 * MIB);
+    let content = bench.content();
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-d", &content, &root]);
+    let root_bytes = std::fs::read(&root).unwrap();
+    let disk = std::fs::OpenOptions::new().write(true).open(&source).unwrap();
+    disk.write_all_at(&root_bytes[..64 * MIB as usize], MIB).unwrap();
+    disk.write_all_at(&root_bytes[64 * MIB as usize..], MIB + 88 * MIB).unwrap();
+    disk.write_all_at(&super::noise(9, 8 * MIB as usize), MIB + 80 * MIB).unwrap();
+    let copy = bench.name("copy.img");
+    let used = copy_used(&source, &copy);
+    assert_eq!(used.volumes[0].probed.kind, Kind::Lvm);
+    let warnings = used.warnings.join("\n");
+    assert!(used.used_bytes() < 110 * MIB, "{} bytes: {warnings}", used.used_bytes());
+    assert!(warnings.contains("logical volume odd, which is taken whole: it holds no file system"), "{warnings}");
+    assert!(warnings.contains("logical volume swap"), "{warnings}");
+    assert!(!warnings.contains("root"), "{warnings}");
+    let copied = std::fs::read(&copy).unwrap();
+    let piece = |start: u64, len: u64| &copied[(MIB + start) as usize..(MIB + start + len) as usize];
+    std::fs::write(bench.path("back.img"), [piece(0, 64 * MIB), piece(88 * MIB, 24 * MIB)].concat()).unwrap();
+    run("e2fsck", &["-fn", &bench.name("back.img")]);
+    assert_eq!(piece(80 * MIB, 8 * MIB), super::noise(9, 8 * MIB as usize));
 }
