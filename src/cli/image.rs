@@ -11,7 +11,8 @@ use super::progress::shown;
 use super::{Failure, output};
 use crate::access::signing::PublicKey;
 use crate::imaging::api::{ImageDetail, ImageRow};
-use crate::imaging::apply::{Options, Seed, look_and_plan, make_match};
+use crate::imaging::apply::{Options, Receipt, Seed, look_and_plan, make_match};
+use crate::imaging::disk::container::{self, Format};
 use crate::imaging::disk::fit::{Grow, Wish};
 use crate::imaging::disk::{host, target::Kernel};
 use crate::imaging::import::{Imported, Importer, Source};
@@ -26,10 +27,11 @@ use crate::stdx::monitor::Progress;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Publish an image file as a version: raw disks, by what their file systems use
+    /// Publish an image as a version, by what its file systems use: raw, qcow2, VHD, VHDX, VMDK, partclone, or a folder
+    /// of Clonezilla or FOG
     Import(Import),
     /// Publish a disk or partition of this machine as a version; it is only read
-    Capture(Import),
+    Capture(Capture),
     /// List images and their versions
     List,
     /// Show a version: NAME, NAME@7, NAME@prod
@@ -56,7 +58,16 @@ pub(super) enum Command {
 
 #[derive(Args)]
 pub(super) struct Import {
-    /// File or device
+    #[command(flatten)]
+    capture: Capture,
+    /// Its format, where that is not told by its first bytes
+    #[arg(long, value_parser = parse_format)]
+    format: Option<Format>,
+}
+
+#[derive(Args)]
+pub(super) struct Capture {
+    /// File, device, or folder of a saved disk
     file: PathBuf,
     /// Name of the image
     #[arg(long)]
@@ -92,6 +103,13 @@ pub(super) struct Export {
     image: String,
     /// File to make
     file: PathBuf,
+    /// raw or qcow2
+    #[arg(long, default_value = "raw", value_parser = parse_format)]
+    format: Format,
+}
+
+fn parse_format(text: &str) -> Result<Format, String> {
+    Format::from_name(text).ok_or_else(|| format!("write one of {}", Format::ALL.map(Format::name).join(", ")))
 }
 
 fn parse_grow(text: &str) -> Result<Grow, String> {
@@ -104,7 +122,12 @@ fn parse_grow(text: &str) -> Result<Grow, String> {
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
-        Command::Import(arguments) | Command::Capture(arguments) => import(&arguments, context),
+        Command::Import(arguments) => {
+            let path = &arguments.capture.file;
+            let opened = container::open(path, arguments.format, &context.site()?.folder)?;
+            import(&arguments.capture, Source::opened(opened, path), context)
+        }
+        Command::Capture(arguments) => import(&arguments, Source::raw(&arguments.file)?, context),
         Command::List => list(context),
         Command::Show { image } => show(&image, context),
         Command::Apply(arguments) => apply(&arguments, context),
@@ -143,10 +166,9 @@ fn manifest(store: &LocalStore, version: &Version, site: &Site) -> Result<Manife
     Ok(store.manifest(version)?.verify(&site.signing.public()).map_err(fault)?)
 }
 
-fn import(arguments: &Import, context: &Context) -> Result<(), Failure> {
+fn import(arguments: &Capture, source: Source, context: &Context) -> Result<(), Failure> {
     let site = context.site()?;
     let store = site.store.clone();
-    let source = Source::raw(&arguments.file)?;
     let progress = Progress::default();
     let importer = Importer { store: &store, key: &site.signing, now: site.clock.now(), progress: &progress };
     let imported = shown("importing", &progress, || importer.disk(&arguments.name, source))?;
@@ -261,12 +283,7 @@ fn seed(arguments: &Apply) -> Seed {
     if arguments.no_seed { Seed::Nothing } else { Seed::Target }
 }
 
-fn make(
-    chosen: &Chosen,
-    target: &Target,
-    seed: Seed,
-    context: &Context,
-) -> Result<crate::imaging::apply::Receipt, Failure> {
+fn make(chosen: &Chosen, target: &Target, seed: Seed, context: &Context) -> Result<Receipt, Failure> {
     let progress = Progress::default();
     let options = Options { seed, ..Options::default() };
     let mut planned = |summary: &plan::Summary| {
@@ -299,7 +316,14 @@ fn export(arguments: &Export, context: &Context) -> Result<(), Failure> {
         return Err(Failure::new(format!("{} exists", arguments.file.display()))
             .with_hint("export makes a new file; `remint image apply` changes one that is there"));
     }
-    let receipt = make(&chosen, &Target::file(&arguments.file)?, Seed::Nothing, context)?;
+    let receipt = match arguments.format {
+        Format::Raw => make(&chosen, &Target::file(&arguments.file)?, Seed::Nothing, context)?,
+        Format::Qcow2 => export_qcow2(&chosen, &arguments.file, context)?,
+        other => {
+            return Err(Failure::new(format!("{} is not a format of export", other.name()))
+                .with_hint("export as raw or qcow2; qemu-img convert makes the others of these"));
+        }
+    };
     match context.json() {
         true => output::json(&receipt),
         false => {
@@ -307,6 +331,20 @@ fn export(arguments: &Export, context: &Context) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// By way of a sparse raw file beside the new one, which is removed.
+fn export_qcow2(chosen: &Chosen, file: &Path, context: &Context) -> Result<Receipt, Failure> {
+    let mut raw = file.as_os_str().to_owned();
+    raw.push(".raw");
+    let raw = PathBuf::from(raw);
+    let receipt = make(chosen, &Target::file(&raw)?, Seed::Nothing, context).inspect_err(|_| {
+        let _ = std::fs::remove_file(&raw);
+    })?;
+    let written = container::qcow2_writer::write_file(&raw, file);
+    let removed = std::fs::remove_file(&raw);
+    written.and(removed).map_err(|error| Failure::new(format!("write {}: {error}", file.display())))?;
+    Ok(receipt)
 }
 
 fn path_of(path: &Path) -> String {

@@ -7,6 +7,8 @@ use std::path::Path;
 use crate::access::signing::SigningKey;
 use crate::imaging::capture::{Content, capture};
 use crate::imaging::chunk::ChunkId;
+#[cfg(feature = "server")]
+use crate::imaging::disk::container::{Format, Opened};
 use crate::imaging::disk::table::{Kind as PartitionKind, Table};
 use crate::imaging::error::Error;
 use crate::imaging::fs::{Treatment, Used, Volume, used_ranges};
@@ -35,6 +37,17 @@ impl Source {
         let stored = data_ranges(file.file(), file.size()).map_err(Error::read(path.display()))?;
         let description = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Source { content: Box::new(file), stored: Some(stored), description, remarks: Vec::new() })
+    }
+
+    /// The disk inside of a container that was opened from `path`.
+    #[cfg(feature = "server")]
+    pub fn opened(opened: Opened, path: &Path) -> Source {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let description = match opened.format {
+            Format::Raw => name,
+            format => format!("{name} ({})", format.name()),
+        };
+        Source { content: opened.content, stored: opened.stored, description, remarks: opened.warnings }
     }
 }
 

@@ -1,9 +1,13 @@
 //! Writes a qcow2 of version 3 in one pass: header, first table, then data clusters as they come with their second
 //! tables, and the reference counts at the end. Clusters of zeros are not stored.
 
-use crate::stdx::io::ReadAt;
+use crate::stdx::io::{FileAt, ReadAt};
+use crate::stdx::sparse::data_ranges;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -42,6 +46,15 @@ pub fn write(
     let (table, table_clusters, end) = write_refcounts(next, &mut write)?;
     write(&header(size, l1_entries as u32, table * CLUSTER, table_clusters as u32), 0)?;
     Ok(end * CLUSTER)
+}
+
+/// Writes the raw disk in the file `raw` to the new file `target`, and syncs it.
+pub fn write_file(raw: &Path, target: &Path) -> io::Result<()> {
+    let source = FileAt::new(File::open(raw)?)?;
+    let ranges = data_ranges(source.file(), source.size())?;
+    let file = File::create_new(target)?;
+    write(&source, &ranges, |bytes, at| file.write_all_at(bytes, at))?;
+    file.sync_all()
 }
 
 /// Writes the clusters of one second table from cluster `first` on; returns the table, or nothing when it is empty.
