@@ -124,6 +124,9 @@ impl Agent<'_> {
         if let Some(order) = reply.order {
             self.folder.save_order(&order)?;
             self.carry_out(*order)?;
+        } else if let Some(place) = reply.restart {
+            (self.say)(&format!("a run is due that begins in the {}: restarting", place.words()));
+            restart();
         }
         Ok(None)
     }

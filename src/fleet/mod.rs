@@ -25,5 +25,7 @@ pub mod console;
 pub mod db;
 #[cfg(feature = "server")]
 pub mod rule;
+#[cfg(feature = "server")]
+pub mod wake;
 
 pub use machine::{MachineId, MachineState, NextBoot};

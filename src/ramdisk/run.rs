@@ -56,7 +56,7 @@ fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<(),
     let client = Client::new(&arguments.server, &authority_pem, Some(&enrolled.credentials))?;
     let identity = Identity::new(&arguments.server, &authority_pem, &enrolled);
     loop {
-        let order = fetch_order(terminal, &client)?;
+        let Some(order) = fetch_order(terminal, &client)? else { return Ok(()) };
         match carry_out(terminal, &client, &identity, &order)? {
             Next::Restart => return Ok(()),
             Next::AskAgain => terminal.wait_for_enter(IDLE),
@@ -124,12 +124,12 @@ fn show_waiting(terminal: &Terminal, waiting: Waiting) {
     }
 }
 
-/// Waits until there is a run for this machine.
-fn fetch_order(terminal: &Terminal, client: &Client) -> Result<Box<RunOrder>, link::Error> {
+/// Waits until there is a run for this machine. `None`: it goes on in the installed system, so restart.
+fn fetch_order(terminal: &Terminal, client: &Client) -> Result<Option<Box<RunOrder>>, link::Error> {
     loop {
         let reply = call(terminal, || client.call(&FetchRun { place: Place::BootEnvironment }))?;
-        if let Some(order) = reply.order {
-            return Ok(order);
+        if reply.order.is_some() || reply.restart.is_some() {
+            return Ok(reply.order);
         }
         terminal.activity("Nothing to install on this machine");
         terminal.show(Event::Advice("Start a deployment on the appliance; this goes on by itself.".into()));

@@ -1,14 +1,18 @@
 //! Task sequences in this process: where their images and facts come from, and what moves their deployments on.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::interface;
 use crate::access::Principal;
 use crate::access::signing::PublicKey;
+use crate::config::Interface;
 use crate::fleet::db::Fleet;
 use crate::fleet::machine::{Machine, MachineId};
+use crate::fleet::wake;
 use crate::imaging::store::local::LocalStore;
 use crate::inventory::db::Inventory;
 use crate::inventory::model;
@@ -32,9 +36,22 @@ pub(super) fn open(
         image: Box::new(move |reference| grant::find(&images, &key, reference).map_err(|error| chain(&error))),
         images: Box::new(move || names.images().unwrap_or_default()),
         facts: Box::new(move |machine| facts(&known, &inventory, machine)),
-        wake: Box::new(|_| ()),
+        wake: Box::new(wake),
     };
     Arc::new(Sequences { fleet: fleet.clone(), lookup })
+}
+
+/// Sends a packet for each of the machine's cards into every network of this host.
+fn wake(machine: &Machine) {
+    let networks = interface::interfaces().into_iter().filter(|interface| interface.up && !interface.loopback);
+    let broadcast =
+        |interface: &Interface| Ipv4Addr::from_bits(interface.address.to_bits() | !interface.netmask.to_bits());
+    let broadcasts: Vec<Ipv4Addr> = networks.map(|interface| broadcast(&interface)).collect();
+    for mac in &machine.identity.macs {
+        if let Err(error) = wake::send(*mac, &broadcasts) {
+            tracing::warn!("{} ({mac}) was not woken: {error}", machine.name);
+        }
+    }
 }
 
 type Deploy = dyn Fn(&MachineId, &str) + Send + Sync;

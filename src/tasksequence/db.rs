@@ -1,6 +1,6 @@
 //! Task sequences and runs as the site keeps them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
@@ -22,6 +22,7 @@ use super::journal::{Entry, RunResult, What};
 use super::link::{EventsReply, FetchRunReply, ImageGrant, PostEvents, RunId, RunOrder};
 use super::model::{ItemId, Sequence, Values, Work};
 use super::parser::{self, Problem};
+use super::plan;
 use super::steps::{self, Gives};
 
 pub const MIGRATIONS: &[Migration] = &[
@@ -57,11 +58,14 @@ pub const MIGRATIONS: &[Migration] = &[
             answered_at INTEGER NOT NULL, PRIMARY KEY (run, item));
         ALTER TABLE run ADD COLUMN question TEXT;",
     },
+    Migration { name: "tasksequence-3", sql: "ALTER TABLE run ADD COLUMN sent INTEGER NOT NULL DEFAULT 0" },
 ];
 
 /// Lines of a run that are kept; a program that prints without end must not fill the site's disk.
 const LINES_MAX: u64 = 200_000;
 const LINE_CHARACTERS_MAX: usize = 4096;
+/// How often a machine is restarted to begin its run elsewhere.
+const SENT_MAX: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -242,7 +246,7 @@ impl Sequences {
     fn images(&self, sequence: &Sequence, machine: &Machine, variables: &Values) -> Result<Vec<ImageGrant>, Error> {
         let facts = (self.lookup.facts)(machine);
         let mut grants: Vec<ImageGrant> = Vec::new();
-        for reference in super::plan::images(sequence, &facts, variables) {
+        for reference in plan::images(sequence, &facts, variables) {
             let found = (self.lookup.image)(&reference).map_err(|error| Error::Request(error, None))?;
             let Some(grant) = found else {
                 return Err(Error::NoImage { reference, known: (self.lookup.images)() });
@@ -268,7 +272,15 @@ impl Sequences {
             let rows = statement.query_map((machine.as_ref().map(MachineId::as_str), deployment), read_run)?;
             Ok::<_, Error>(rows.collect::<Result<_, _>>()?)
         })?;
-        Ok(records.into_iter().map(|record| self.named(record)).collect())
+        let machines = self.fleet.machines()?;
+        let names: HashMap<&MachineId, &String> = machines.iter().map(|machine| (&machine.id, &machine.name)).collect();
+        let named = |mut record: RunRecord| {
+            if let Some(name) = names.get(&record.machine) {
+                record.machine_name.clone_from(name);
+            }
+            record
+        };
+        Ok(records.into_iter().map(named).collect())
     }
 
     fn named(&self, mut record: RunRecord) -> RunRecord {
@@ -307,19 +319,22 @@ impl Sequences {
         let record = self.fleet.machine(machine.as_str())?;
         let (reply, began) = self.fleet.db.write(|tx| {
             let Some((run, state)) = due(tx, machine)? else { return Ok((FetchRunReply::default(), None)) };
-            if state == RunState::Waiting && place == Place::InstalledSystem {
-                let reply = FetchRunReply { order: None, restart: Some(Place::BootEnvironment) };
-                return Ok((reply, None));
-            }
             let mut order = stored_order(tx, run.as_str())?;
+            order.journal = entries(tx, run.as_str())?;
+            let begins = begins_in(&order);
+            if state == RunState::Waiting && place != begins {
+                let restart = send_elsewhere(tx, &run, begins)?;
+                return Ok((FetchRunReply { order: None, restart }, None));
+            }
             if state == RunState::Waiting {
                 order.machine = (self.lookup.facts)(&record);
+                let kept = RunOrder { journal: Vec::new(), ..order.clone() };
                 tx.execute(
-                    "UPDATE run SET state = 'running', started_at = COALESCE(started_at, ?2), run_order = ?3 WHERE id = ?1",
-                    (run.as_str(), now.milliseconds(), json!(order).to_string()),
+                    "UPDATE run SET state = 'running', started_at = COALESCE(started_at, ?2), run_order = ?3, error = NULL,
+                        hint = NULL WHERE id = ?1",
+                    (run.as_str(), now.milliseconds(), json!(kept).to_string()),
                 )?;
             }
-            order.journal = entries(tx, run.as_str())?;
             Ok::<_, Error>((FetchRunReply { order: Some(Box::new(order)), restart: None }, Some(run)))
         })?;
         if let Some(run) = began {
@@ -431,7 +446,7 @@ impl Sequences {
     /// Sends a run that is over back to one of its steps.
     pub fn retry(&self, run: &str, from: Option<&str>, by: &Principal) -> Result<RunRecord, Error> {
         let now = self.fleet.clock.now();
-        let record = self.fleet.db.write(|tx| {
+        let (record, begins) = self.fleet.db.write(|tx| {
             let run = find_run(tx, run)?;
             if !run.state.is_over() {
                 let hint = Some(format!("cancel it first: `remint deploy cancel {}`", run.id));
@@ -442,22 +457,42 @@ impl Sequences {
             }
             let order = stored_order(tx, run.id.as_str())?;
             let item = rewind_to(&order, &entries(tx, run.id.as_str())?, from)?;
+            let begins = plan::place_of(&order.sequence, &item);
             let number = entry_count(tx, run.id.as_str())?;
             // Questions are asked anew.
             tx.execute("DELETE FROM run_answer WHERE run = ?1", [run.id.as_str()])?;
             insert_entry(tx, run.id.as_str(), number, &Entry { at: now, item, what: What::Rewound })?;
             tx.execute(
                 "UPDATE run SET state = 'waiting', directive = 'go', error = NULL, hint = NULL, finished_at = NULL,
-                    progress = NULL WHERE id = ?1",
+                    progress = NULL, sent = 0 WHERE id = ?1",
                 [run.id.as_str()],
             )?;
             audit::append(tx, now, &by.label(), "run-retry", run.id.as_str(), from.unwrap_or(""))?;
-            find_run(tx, run.id.as_str())
+            Ok((find_run(tx, run.id.as_str())?, begins))
         })?;
-        self.fleet.set_next_boot(&record.machine, NextBoot::BootEnvironment)?;
+        self.fleet.set_next_boot(&record.machine, next_boot(begins))?;
         self.announce(record.id.as_str());
         Ok(self.named(record))
     }
+}
+
+/// Where a run that waits begins: in the boot environment, or where the step is to which it was sent back.
+fn begins_in(order: &RunOrder) -> Place {
+    let back = order.journal.last().filter(|entry| entry.what == What::Rewound);
+    back.map_or(Place::BootEnvironment, |entry| plan::place_of(&order.sequence, &entry.item))
+}
+
+/// A machine that is told to restart and comes up in the same place again is not told for ever.
+fn send_elsewhere(tx: &Transaction<'_>, run: &RunId, place: Place) -> Result<Option<Place>, Error> {
+    let sent: u32 =
+        tx.query_row("UPDATE run SET sent = sent + 1 WHERE id = ?1 RETURNING sent", [run.as_str()], |row| row.get(0))?;
+    if sent <= SENT_MAX {
+        return Ok(Some(place));
+    }
+    let error = format!("the machine was restarted {SENT_MAX} times and did not come up in the {}", place.words());
+    let hint = "put the network first in its boot order, or start it from the network by hand";
+    tx.execute("UPDATE run SET error = ?2, hint = ?3 WHERE id = ?1", (run.as_str(), error, hint))?;
+    Ok(None)
 }
 
 /// What follows from entries, outside of the transaction that keeps them.

@@ -193,12 +193,31 @@ impl Planner<'_> {
     fn after(&mut self, step: &Step) {
         self.open.extend(step.register.clone());
         if steps::row(&step.kind).is_some_and(|row| row.gives == Gives::Place) {
-            let into = step.with.get("into").and_then(Value::as_str);
-            self.place = match into {
-                Some(into) if into == Place::BootEnvironment.name() => Place::BootEnvironment,
-                _ => Place::InstalledSystem,
-            };
+            self.place = into_of(step);
         }
+    }
+}
+
+/// Where the machine is when the item's turn comes, conditions aside.
+pub fn place_of(sequence: &Sequence, item: &ItemId) -> Place {
+    let mut place = Place::BootEnvironment;
+    for known in sequence.items() {
+        if known.id == *item {
+            break;
+        }
+        if let Work::Step(step) = &known.work
+            && steps::row(&step.kind).is_some_and(|row| row.gives == Gives::Place)
+        {
+            place = into_of(step);
+        }
+    }
+    place
+}
+
+fn into_of(step: &Step) -> Place {
+    match step.with.get("into").and_then(Value::as_str) {
+        Some(into) if into == Place::BootEnvironment.name() => Place::BootEnvironment,
+        _ => Place::InstalledSystem,
     }
 }
 

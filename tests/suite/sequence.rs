@@ -102,6 +102,20 @@ fn the_reference_is_not_stale() {
     }
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_document_makes_the_parser_fail(at in 0usize..2000, text in "[-:{}\\[\\]'\"&*|>%#a-z0-9 \n\t]{0,12}", cut in 0usize..2000) {
+        let (_, example) = examples().remove(at % 3);
+        let edge = |at: usize| (0..=at.min(example.len())).rev().find(|at| example.is_char_boundary(*at)).unwrap();
+        let (head, tail) = (edge(at), edge(cut.max(at)));
+        let document = format!("{}{text}{}", &example[..head], &example[tail..]);
+        for problem in parser::parse(&document).err().into_iter().flatten() {
+            proptest::prop_assert!(problem.line >= 1 && problem.column >= 1);
+            proptest::prop_assert!(problem.line as usize <= document.lines().count() + 1);
+        }
+    }
+}
+
 fn examples() -> Vec<(String, String)> {
     let mut examples: Vec<(String, String)> = fs::read_dir(at("docs/guide/sequences"))
         .unwrap()

@@ -317,6 +317,40 @@ fn a_run_is_cancelled_before_it_begins_and_a_failed_one_is_sent_back() {
 }
 
 #[test]
+fn a_run_that_failed_in_the_installed_system_goes_on_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    let text = DOCUMENT.replace("- install-baseline:", "- run-command: { command: [flaky] }");
+    sequences.publish(&text, &by()).unwrap();
+    let ids = machines(&sequences, 1);
+    sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
+    let mut world = World::default();
+    world.exits.insert("flaky".into(), vec![3]);
+    assert_eq!(live(&sequences, &ids[0], &mut world, None).0, RunResult::Failed);
+    let run = sequences.runs(Some("m-0"), None).unwrap().remove(0);
+    sequences.retry(run.id.as_str(), None, &by()).unwrap();
+    assert_eq!(sequences.fleet.machine("m-0").unwrap().next_boot, NextBoot::LocalDisk);
+    let elsewhere = sequences.fetch(&ids[0], Place::BootEnvironment).unwrap();
+    assert_eq!((elsewhere.order.is_none(), elsewhere.restart), (true, Some(Place::InstalledSystem)));
+    assert_eq!(live(&sequences, &ids[0], &mut world, None).0, RunResult::Succeeded);
+    assert_eq!(world.commands["flaky"], 2);
+}
+
+#[test]
+fn a_machine_that_does_not_start_from_the_network_is_not_restarted_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    sequences.publish(DOCUMENT, &by()).unwrap();
+    let ids = machines(&sequences, 1);
+    sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
+    let fetch = || sequences.fetch(&ids[0], Place::InstalledSystem).unwrap().restart;
+    let restarts: Vec<bool> = (0..5).map(|_| fetch().is_some()).collect();
+    assert_eq!(restarts, [true, true, true, false, false]);
+    let run = sequences.runs(None, None).unwrap().remove(0);
+    assert_eq!(run.error.unwrap(), "the machine was restarted 3 times and did not come up in the boot environment");
+}
+
+#[test]
 fn the_plan_names_what_then_happens() {
     let folder = tempfile::tempdir().unwrap();
     let sequences = site(folder.path());
@@ -370,8 +404,8 @@ fn rings_stop_where_they_must_and_go_on_after_the_appliance_was_killed() {
     let folder = tempfile::tempdir().unwrap();
     let mut sequences = site(folder.path());
     sequences.publish("name: Noop\nsteps:\n- check-hardware:\n", &by()).unwrap();
-    let ids = machines(&sequences, 200);
-    let names: Vec<String> = (0..200).map(|index| format!("m-{index}")).collect();
+    let ids = machines(&sequences, 1000);
+    let names: Vec<String> = (0..1000).map(|index| format!("m-{index}")).collect();
     let rollout = Rollout { rings: vec![5, 50], failures_percent_max: 8, at_once: 10, ..Rollout::default() };
     let request = Request { sequence: "Noop".into(), machines: names, rollout, ..Request::default() };
     let id = sequences.start(&request, &by()).unwrap().id;
@@ -392,7 +426,7 @@ fn rings_stop_where_they_must_and_go_on_after_the_appliance_was_killed() {
     }
     let record = sequences.deployment(&id).unwrap().deployment;
     assert_eq!(record.stopped.as_deref(), Some("5 of 50 runs in ring 2 failed, at most 8 % may"));
-    assert_eq!(record.counts.queued, 145);
+    assert_eq!(record.counts.queued, 945);
     assert_eq!(record.counts.word(true), "stopped");
     sequences.resume(&id, 20, &by()).unwrap();
     assert_eq!(sequences.deployment(&id).unwrap().deployment.counts.waiting, 10);
