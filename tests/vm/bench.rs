@@ -31,9 +31,9 @@ impl Bench {
         Ok(Bench { template, folder })
     }
 
-    /// The same with a folder for one test.
+    /// The same with a folder for one test. Its name is short: the path of the control socket may have 107 bytes.
     pub(crate) fn named(&self, test: &str) -> Bench {
-        Bench { template: self.template.clone(), folder: self.folder.join(test) }
+        Bench { template: self.template.clone(), folder: self.folder.join(&test[..test.len().min(16)]) }
     }
 
     /// A lab of one machine called `bench-1` against a copy of the site; `prepare` may change the copy before it is served.
