@@ -30,6 +30,7 @@ mod serve;
 mod store;
 mod token;
 mod user;
+mod wim;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -94,6 +95,9 @@ enum Command {
     /// QEMU machines on a private network, for demos and test benches
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Plain WIM and ESD files, without a site
+    #[command(subcommand)]
+    Wim(wim::Command),
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -130,5 +134,6 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Image(command) => image::run(command, context),
         Command::Store(command) => store::run(command, context),
         Command::Lab(command) => lab::run(command, context),
+        Command::Wim(command) => wim::run(command, context),
     }
 }

@@ -32,6 +32,7 @@ pub mod ranges;
 pub mod store;
 pub mod survey;
 pub mod target;
+pub mod wim;
 
 #[cfg(test)]
 mod tests;
