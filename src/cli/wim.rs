@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::context::Context;
 use super::{Failure, output};
+use crate::imaging::wim::apply;
 use crate::imaging::wim::reader::{OnDamage, Wim};
 use crate::imaging::wim::tree::{self, Tree};
 use crate::imaging::wim::verify;
@@ -30,6 +31,16 @@ pub(super) enum Command {
     },
     /// Read everything and check it
     Verify { file: PathBuf },
+    /// Write the files of an image into a folder
+    Apply {
+        file: PathBuf,
+        /// Number or name of the image
+        image: String,
+        folder: PathBuf,
+        /// Apply what is sound of a damaged file
+        #[arg(long)]
+        keep_going: bool,
+    },
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
@@ -37,6 +48,9 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Info { file } => info(&file, context),
         Command::List { file, image, keep_going } => list(&file, &image, on_damage(keep_going), context),
         Command::Verify { file } => verify(&file, context),
+        Command::Apply { file, image, folder, keep_going } => {
+            apply(&file, &image, &folder, on_damage(keep_going), context)
+        }
     }
 }
 
@@ -152,5 +166,30 @@ fn verify(file: &Path, context: &Context) -> Result<(), Failure> {
             ));
             Err(first.hint().into_iter().fold(failure, |failure, hint| failure.with_hint(hint)))
         }
+    }
+}
+
+fn apply(file: &Path, image: &str, folder: &Path, on_damage: OnDamage, context: &Context) -> Result<(), Failure> {
+    let wim = Wim::open(file, on_damage)?;
+    let index = wim.find_image(image)?;
+    let report = apply::apply(&wim, index, folder, on_damage, workers(), &Progress::default())?;
+    let faults: Vec<String> = wim.faults.iter().chain(&report.faults).map(|fault| chain(fault)).collect();
+    if context.json() {
+        output::json(&json!({
+            "folders": report.folders, "files": report.files, "links": report.links, "bytes": report.bytes,
+            "not_held": report.not_held, "damage": faults,
+        }))?;
+    } else {
+        let (files, bytes) = (report.files, output::size(report.bytes));
+        output::line(format!("{files} files, {bytes}, {} folders, {} links", report.folders, report.links));
+        for (what, count) in &report.not_held {
+            output::line(format!("not applied, as {} cannot hold them: {what} ({count})", folder.display()));
+        }
+        faults.iter().for_each(|fault| output::line(format!("damaged: {fault}")));
+    }
+    match faults.len() {
+        0 => Ok(()),
+        count => Err(Failure::new(format!("apply all of {}: {count} places are damaged", file.display()))
+            .with_hint("what is sound was applied; copy the file again for the rest")),
     }
 }

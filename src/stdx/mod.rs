@@ -23,3 +23,4 @@ pub mod process;
 pub mod sparse;
 pub mod time;
 pub mod tty;
+pub mod xattr;

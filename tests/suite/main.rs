@@ -6,3 +6,4 @@ mod configuration;
 mod formats;
 mod routes;
 mod sequence;
+mod wim;

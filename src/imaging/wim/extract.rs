@@ -42,7 +42,7 @@ pub fn extract(wim: &Wim, blobs: &[usize], workers: usize, sink: &dyn Sink, prog
     order.sort_by_key(|blob| (wim.resources[blob.resource].part, wim.resources[blob.resource].offset, blob.offset));
     drop_overlaps(&mut order, sink)?;
     Progress::add(&progress.total_bytes, order.iter().map(|blob| blob.plain_bytes).sum());
-    let workers = affordable_workers(wim, &order, workers)?;
+    let workers = affordable_workers(wim, &order, workers);
     let source = Mutex::new(SegmentSource { wim, blobs: &order, next: 0, current: None, sink });
     let run = Run { wim, sink, progress, stop: AtomicBool::new(false) };
     std::thread::scope(|scope| {
@@ -74,7 +74,7 @@ fn drop_overlaps(order: &mut Vec<&Blob>, sink: &dyn Sink) -> Result<(), Error> {
 }
 
 /// As many workers as their buffers may be, at least one.
-fn affordable_workers(wim: &Wim, order: &[&Blob], workers: usize) -> Result<usize, Error> {
+fn affordable_workers(wim: &Wim, order: &[&Blob], workers: usize) -> usize {
     let mut largest = 2 * SEGMENT_BYTES;
     let mut last = usize::MAX;
     for blob in order.iter().filter(|blob| wim.resources[blob.resource].layout == Layout::Solid) {
@@ -83,11 +83,13 @@ fn affordable_workers(wim: &Wim, order: &[&Blob], workers: usize) -> Result<usiz
         }
         let resource = &wim.resources[blob.resource];
         if u64::from(resource.chunk_bytes) > SEGMENT_BYTES {
-            let stored = resource.chunks(&wim.parts[resource.part].source)?.stored_bytes_max();
+            // A broken table is reported when its turn comes.
+            let table = resource.chunks(&wim.parts[resource.part].source);
+            let stored = table.map_or(0, |table| table.stored_bytes_max());
             largest = largest.max(u64::from(resource.chunk_bytes) + u64::from(stored));
         }
     }
-    Ok(workers.clamp(1, (BUFFERS_BYTES_MAX / largest).max(1) as usize))
+    workers.clamp(1, (BUFFERS_BYTES_MAX / largest).max(1) as usize)
 }
 
 /// What a worker does next.

@@ -1,0 +1,219 @@
+//! The folder that an image is applied to. Every name is created by its own folder's descriptor, one component at a
+//! time and never through a symbolic link, so nothing can be written outside.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+
+use super::tree::{Entry, Tree, name_bytes};
+use crate::stdx::xattr;
+
+/// Folder descriptors that are kept open.
+const FOLDERS_OPEN_MAX: usize = 256;
+const S_IFMT: u32 = 0o170_000;
+
+pub struct Target<'a> {
+    tree: &'a Tree,
+    root: Arc<OwnedFd>,
+    open: Mutex<HashMap<usize, Arc<OwnedFd>>>,
+    /// Whether the file system is NTFS with ntfs-3g's attributes for what Linux has no names for.
+    pub is_ntfs: bool,
+    /// Whether `A` and `a` are the same name there.
+    pub folds_case: bool,
+}
+
+impl<'a> Target<'a> {
+    /// Opens the folder, making it when there is none.
+    pub fn open(path: &Path, tree: &'a Tree) -> io::Result<Target<'a>> {
+        std::fs::create_dir_all(path)?;
+        let root = File::open(path)?;
+        let is_ntfs = xattr::value_at(path, c"system.ntfs_attrib_be").is_ok();
+        let target = Target {
+            tree,
+            root: Arc::new(root.into()),
+            open: Mutex::default(),
+            is_ntfs,
+            folds_case: folds_case(path)?,
+        };
+        Ok(target)
+    }
+
+    /// Bytes that can be written there.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let stat = nix::sys::statvfs::fstatvfs(&*self.root)?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
+    /// The descriptor of the folder at this place of the tree.
+    fn folder(&self, place: usize) -> io::Result<Arc<OwnedFd>> {
+        if place == 0 {
+            return Ok(self.root.clone());
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut way = Vec::new();
+        let mut at = place;
+        // Trees can be deeper than a stack.
+        while at != 0 && !open.contains_key(&at) {
+            way.push(at);
+            at = self.tree.entries[at].parent;
+        }
+        let mut folder = if at == 0 { self.root.clone() } else { open[&at].clone() };
+        for step in way.into_iter().rev() {
+            let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            folder = Arc::new(openat(&*folder, name(&self.tree.entries[step]).as_os_str(), flags, Mode::empty())?);
+            if open.len() >= FOLDERS_OPEN_MAX {
+                open.clear();
+            }
+            open.insert(step, folder.clone());
+        }
+        Ok(folder)
+    }
+
+    /// A path to the entry through its folder's descriptor, for calls that take nothing else.
+    fn proc_path(&self, place: usize) -> io::Result<(Arc<OwnedFd>, PathBuf)> {
+        let entry = &self.tree.entries[place];
+        let folder = self.folder(entry.parent)?;
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+        if place != 0 {
+            path.push(name(entry));
+        }
+        Ok((folder, path))
+    }
+
+    /// Makes the folder; one that is there already is taken over.
+    pub fn create_folder(&self, place: usize) -> io::Result<()> {
+        let entry = &self.tree.entries[place];
+        let parent = self.folder(entry.parent)?;
+        match mkdirat(&*parent, name(entry).as_os_str(), Mode::S_IRWXU) {
+            Err(Errno::EEXIST) => self.folder(place).map(drop),
+            made => Ok(made?),
+        }
+    }
+
+    /// Makes an empty file, in place of what had its name, and opens it for writing.
+    pub fn create_file(&self, place: usize) -> io::Result<File> {
+        let entry = &self.tree.entries[place];
+        let parent = self.folder(entry.parent)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = if entry.unix.is_some() { Mode::S_IRUSR | Mode::S_IWUSR } else { Mode::from_bits_truncate(0o644) };
+        let create = || openat(&*parent, name(entry).as_os_str(), flags, mode);
+        let file = replacing(&parent, entry, create)?;
+        Ok(file.into())
+    }
+
+    pub fn create_link(&self, place: usize, target: &[u8]) -> io::Result<()> {
+        let entry = &self.tree.entries[place];
+        let parent = self.folder(entry.parent)?;
+        replacing(&parent, entry, || symlinkat(target, &*parent, name(entry).as_os_str()))
+    }
+
+    /// A device, pipe or socket.
+    pub fn create_node(&self, place: usize, mode: u32, device: u32) -> io::Result<()> {
+        let entry = &self.tree.entries[place];
+        let parent = self.folder(entry.parent)?;
+        let device =
+            nix::sys::stat::makedev(u64::from(device >> 8 & 0xfff), u64::from(device & 0xff | device >> 12 & 0xfff00));
+        let kind = SFlag::from_bits_truncate(mode & S_IFMT);
+        replacing(&parent, entry, || {
+            mknodat(&*parent, name(entry).as_os_str(), kind, Mode::S_IRUSR | Mode::S_IWUSR, device)
+        })
+    }
+
+    /// Another name for the inode of the entry at `first`.
+    pub fn create_hard_link(&self, place: usize, first: usize) -> io::Result<()> {
+        let entry = &self.tree.entries[place];
+        let (from, to) = (self.folder(self.tree.entries[first].parent)?, self.folder(entry.parent)?);
+        let first_name = name(&self.tree.entries[first]);
+        replacing(&to, entry, || {
+            linkat(&*from, first_name.as_os_str(), &*to, name(entry).as_os_str(), LinkatFlags::empty())
+        })
+    }
+
+    pub fn remove_file(&self, place: usize) -> io::Result<()> {
+        let entry = &self.tree.entries[place];
+        Ok(unlinkat(&*self.folder(entry.parent)?, name(entry).as_os_str(), UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    pub fn set_owner(&self, place: usize, uid: u32, gid: u32) -> io::Result<()> {
+        let (folder, name) = self.at(place)?;
+        Ok(fchownat(
+            &*folder,
+            name.as_os_str(),
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?)
+    }
+
+    /// Permissions of anything but a link.
+    pub fn set_mode(&self, place: usize, mode: u32) -> io::Result<()> {
+        let (folder, name) = self.at(place)?;
+        let mode = Mode::from_bits_truncate(mode & 0o7777);
+        Ok(fchmodat(&*folder, name.as_os_str(), mode, FchmodatFlags::FollowSymlink)?)
+    }
+
+    pub fn set_times(&self, place: usize) -> io::Result<()> {
+        let entry = &self.tree.entries[place];
+        let (folder, name) = self.at(place)?;
+        let (accessed, written) = (time_spec(entry.accessed), time_spec(entry.written));
+        Ok(utimensat(&*folder, name.as_os_str(), &accessed, &written, UtimensatFlags::NoFollowSymlink)?)
+    }
+
+    pub fn set_xattr(&self, place: usize, name: &[u8], value: &[u8]) -> io::Result<()> {
+        let (_folder, path) = self.proc_path(place)?;
+        xattr::set_at(&path, &CString::new(name)?, value)
+    }
+
+    /// The folder and the name in it; the root is `.` in itself.
+    fn at(&self, place: usize) -> io::Result<(Arc<OwnedFd>, std::ffi::OsString)> {
+        let entry = &self.tree.entries[place];
+        let name = if place == 0 { OsStr::new(".").to_owned() } else { name(entry) };
+        Ok((self.folder(entry.parent)?, name))
+    }
+}
+
+fn name(entry: &Entry) -> std::ffi::OsString {
+    OsStr::from_bytes(&name_bytes(&entry.name)).to_owned()
+}
+
+/// Runs `create`; when the name is taken by anything but a folder, that is removed first.
+fn replacing<T>(parent: &OwnedFd, entry: &Entry, create: impl Fn() -> nix::Result<T>) -> io::Result<T> {
+    match create() {
+        Err(Errno::EEXIST) => {
+            unlinkat(parent, name(entry).as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            Ok(create()?)
+        }
+        created => Ok(created?),
+    }
+}
+
+/// 100 ns since 1601 to nanoseconds since 1970.
+fn time_spec(time: u64) -> TimeSpec {
+    let seconds = i64::try_from(time / 10_000_000).unwrap_or(i64::MAX) - 11_644_473_600;
+    TimeSpec::new(seconds, (time % 10_000_000 * 100) as i64)
+}
+
+/// Tries it: file systems tell in no other way that holds for all of them.
+fn folds_case(path: &Path) -> io::Result<bool> {
+    let probe = path.join(format!(".remint-case-{}", std::process::id()));
+    std::fs::create_dir(&probe)?;
+    let folds = path.join(format!(".REMINT-CASE-{}", std::process::id())).symlink_metadata().is_ok();
+    std::fs::remove_dir(&probe)?;
+    Ok(folds)
+}
+
+/// A file that is still open, for attributes without a second look-up.
+pub fn set_open_xattr(file: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
+    xattr::set(file.as_fd(), &CString::new(name)?, value)
+}
