@@ -149,6 +149,23 @@ fn sql_parameters_are_numbered_with_question_marks() {
 }
 
 #[test]
+fn pages_that_are_named_exist() {
+    let mut texts: Vec<(String, String)> = sources().into_iter().map(|source| (source.name, source.text)).collect();
+    texts.extend(["README.md", "ARCHITECTURE.md"].map(|page| (page.to_owned(), read(page))));
+    let mut faults = BTreeSet::new();
+    for (name, text) in &texts {
+        for (at, _) in text.match_indices("docs/") {
+            let path: String = text[at..].chars().take_while(|c| c.is_alphanumeric() || "/-_.".contains(*c)).collect();
+            let path = path.trim_end_matches('.');
+            if path.ends_with(".md") && !root().join(path).is_file() {
+                faults.insert(format!("{name}: there is no {path}"));
+            }
+        }
+    }
+    assert_no(faults.into_iter().collect());
+}
+
+#[test]
 fn dependencies_say_what_they_spare_us() {
     let manifest = read("Cargo.toml");
     let mut section = "";

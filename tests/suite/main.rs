@@ -4,6 +4,7 @@
 
 mod configuration;
 mod formats;
+mod inventory;
 mod routes;
 mod sequence;
 mod wim;
