@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::context::Context;
 use super::{Failure, output};
-use crate::imaging::wim::apply;
+use crate::imaging::wim::codec::Compression;
 use crate::imaging::wim::reader::{OnDamage, Wim};
 use crate::imaging::wim::tree::{self, Tree};
 use crate::imaging::wim::verify;
+use crate::imaging::wim::{apply, capture};
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::monitor::Progress;
-use crate::stdx::time::Timestamp;
+use crate::stdx::time::{Clock, SystemClock, Timestamp};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -41,6 +42,19 @@ pub(super) enum Command {
         #[arg(long)]
         keep_going: bool,
     },
+    /// Read a folder into a new WIM file, with owners, permissions, links and attributes
+    Capture {
+        folder: PathBuf,
+        file: PathBuf,
+        #[arg(long, value_parser = ["none", "xpress"], default_value = "xpress")]
+        compress: String,
+        /// Paths to leave out, from the root of the folder: `/proc/*`, `*.tmp`; may be repeated
+        #[arg(long, value_name = "PATTERN")]
+        exclude: Vec<String>,
+        /// Name of the image; the folder's without it
+        #[arg(long)]
+        name: Option<String>,
+    },
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
@@ -50,6 +64,12 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Verify { file } => verify(&file, context),
         Command::Apply { file, image, folder, keep_going } => {
             apply(&file, &image, &folder, on_damage(keep_going), context)
+        }
+        Command::Capture { folder, file, compress, exclude, name } => {
+            let compression = if compress == "none" { Compression::None } else { Compression::Xpress };
+            let folder_name = || folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = name.unwrap_or_else(folder_name);
+            capture(&folder, &file, compression, &exclude, name, context)
         }
     }
 }
@@ -192,4 +212,32 @@ fn apply(file: &Path, image: &str, folder: &Path, on_damage: OnDamage, context: 
         count => Err(Failure::new(format!("apply all of {}: {count} places are damaged", file.display()))
             .with_hint("what is sound was applied; copy the file again for the rest")),
     }
+}
+
+fn capture(
+    folder: &Path,
+    file: &Path,
+    compression: Compression,
+    exclude: &[String],
+    name: String,
+    context: &Context,
+) -> Result<(), Failure> {
+    let mut guid = [0; 16];
+    let random = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut guid);
+    random.map_err(|_| Failure::new("draw random numbers"))?;
+    let now = tree::windows_time(SystemClock.now().milliseconds());
+    let options = capture::Options { compression, exclude, name, now, guid, workers: workers() };
+    let report = capture::capture(folder, file, &options, &Progress::default())?;
+    if context.json() {
+        return output::json(&json!({
+            "folders": report.folders, "files": report.files, "bytes": report.bytes, "excluded": report.excluded,
+            "stored_bytes": report.stored_bytes,
+        }));
+    }
+    let (bytes, stored) = (output::size(report.bytes), output::size(report.stored_bytes));
+    output::line(format!("{} files, {} folders, {bytes} in {stored}", report.files, report.folders));
+    if report.excluded > 0 {
+        output::line(format!("left out by pattern: {}", report.excluded));
+    }
+    Ok(())
 }

@@ -8,8 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use remint::imaging::wim::codec::Compression;
 use remint::imaging::wim::reader::{OnDamage, Wim};
-use remint::imaging::wim::{apply, verify};
+use remint::imaging::wim::{apply, capture, verify};
 
 /// Everything of a tree that a Linux folder holds, by path.
 fn snapshot(folder: &Path) -> BTreeMap<PathBuf, String> {
@@ -275,4 +276,50 @@ fn what_is_sound_of_a_damaged_file_is_applied_and_the_rest_is_said() {
     assert_eq!((report.faults.len(), report.files), (1, 1));
     assert!(!path("kept/marked").exists());
     assert_eq!(fs::read(path("kept/other")).unwrap(), fs::read(path("tree/other")).unwrap());
+}
+
+fn capture_to(tree: &Path, file: &Path, compression: Compression) -> capture::Report {
+    let exclude = ["/*/excluded*".to_owned()];
+    let options =
+        capture::Options { compression, exclude: &exclude, name: "tree".to_owned(), now: 1, guid: [7; 16], workers: 2 };
+    capture::capture(tree, file, &options, &Default::default()).unwrap()
+}
+
+/// Captures random trees; wimlib and we give them back identically.
+fn check_captures(compression: Compression, seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = |name: &str| temporary.path().join(name);
+        fs::create_dir(path("tree")).unwrap();
+        make_tree(&path("tree"), seed);
+        fs::create_dir_all(path("tree/zz")).unwrap();
+        let before = snapshot(&path("tree"));
+        fs::write(path("tree/zz/excluded"), "not this").unwrap();
+        let file = path("x.wim");
+        assert_eq!(capture_to(&path("tree"), &file, compression).excluded, 1);
+        let report = verify::verify(&Wim::open(&file, OnDamage::Stop).unwrap(), 2, &Default::default()).unwrap();
+        assert!(report.faults.is_empty(), "seed {seed}: {:?}", report.faults);
+        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+        apply_to(&file, &path("ours"));
+        let timeless = |mut tree: BTreeMap<PathBuf, String>| {
+            // Its time changed when the excluded file was made.
+            tree.remove(Path::new("zz"));
+            tree
+        };
+        assert_eq!(timeless(snapshot(&path("ours"))), timeless(before.clone()), "seed {seed}, applied by us");
+        let Some(verified) = wimlib(&["verify", &text("x.wim")]) else { continue };
+        assert!(verified, "wimlib verifies seed {seed}");
+        assert_eq!(wimlib(&["apply", &text("x.wim"), "1", &text("theirs"), "--unix-data"]), Some(true), "seed {seed}");
+        assert_eq!(timeless(snapshot(&path("theirs"))), timeless(before), "seed {seed}, applied by wimlib");
+    }
+}
+
+#[test]
+fn what_we_capture_uncompressed_wimlib_verifies_and_applies_identically() {
+    check_captures(Compression::None, 1000..1030);
+}
+
+#[test]
+fn what_we_capture_with_xpress_wimlib_verifies_and_applies_identically() {
+    check_captures(Compression::Xpress, 1100..1170);
 }

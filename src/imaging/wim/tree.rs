@@ -127,6 +127,11 @@ pub fn unix_milliseconds(time: u64) -> i64 {
     i64::try_from(time / 10_000).unwrap_or(i64::MAX) - 11_644_473_600_000
 }
 
+/// The reverse.
+pub fn windows_time(unix_milliseconds: i64) -> u64 {
+    u64::try_from(unix_milliseconds.saturating_add(11_644_473_600_000)).unwrap_or(0).saturating_mul(10_000)
+}
+
 /// UTF-16 to the bytes of a Linux name: UTF-8, and unpaired surrogates as three bytes (WTF-8), so that they come back.
 pub fn name_bytes(name: &[u16]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(name.len());

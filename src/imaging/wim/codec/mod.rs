@@ -11,6 +11,9 @@ mod lzms;
 mod lzms_x86;
 mod lzx;
 mod xpress;
+mod xpress_compress;
+
+pub use xpress_compress::Compressor as XpressCompressor;
 
 /// A chunk that is not what its format says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
