@@ -128,6 +128,9 @@ fn print_record(record: &Value) {
     if let Some(code) = record["pairing_code"].as_str() {
         output::line(format!("  waits with the code {code}: `remint machine approve {}`", text(&record["name"])));
     }
+    if let Some(notice) = record["notice"].as_str() {
+        output::line(format!("  notice      {notice}"));
+    }
     print_run(&record["run"]);
     print_software(record);
 }

@@ -127,6 +127,7 @@ async fn machine(
         let may_approve = caller.principal.may(Capability::ApproveMachine);
         let body = html! {
             @if let Some(code) = &machine.pairing_code { (approval(&machine, code, may_approve)) }
+            @if let Some(notice) = &machine.notice { p.problem { (notice) } }
             (section("Machine", &identity(&machine, &collections)))
             @for section in pages.sections.iter() { (section(&machine)) }
         };

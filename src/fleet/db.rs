@@ -22,9 +22,10 @@ use crate::stdx::hint::Hint;
 use crate::stdx::id::fresh;
 use crate::stdx::time::{Clock, Timestamp};
 
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    name: "fleet-1",
-    sql: "
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "fleet-1",
+        sql: "
         CREATE TABLE machine (
             id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, next_boot TEXT NOT NULL,
             identity TEXT NOT NULL, protected INTEGER NOT NULL DEFAULT 0, waiting_key TEXT, pairing_code TEXT,
@@ -34,7 +35,9 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
         CREATE TABLE collection_machine (
             collection TEXT NOT NULL REFERENCES collection(name) ON DELETE CASCADE,
             machine TEXT NOT NULL REFERENCES machine(id) ON DELETE CASCADE, PRIMARY KEY (collection, machine));",
-}];
+    },
+    Migration { name: "fleet-2", sql: "ALTER TABLE machine ADD COLUMN notice TEXT" },
+];
 
 /// Machines that nobody has approved, at most: a flood of invented check-ins must not fill the disk.
 const WAITING_MAX: i64 = 2000;
@@ -262,7 +265,18 @@ impl Fleet {
 
     pub fn set_next_boot(&self, id: &MachineId, next_boot: NextBoot) -> Result<Machine, Error> {
         self.change(id.as_str(), |tx, machine| {
-            tx.execute("UPDATE machine SET next_boot = ?2 WHERE id = ?1", (machine.id.as_str(), next_boot.name()))?;
+            tx.execute(
+                "UPDATE machine SET next_boot = ?2, notice = NULL WHERE id = ?1",
+                (machine.id.as_str(), next_boot.name()),
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Keeps what a technician should know of the machine, for its screen and its page, until something is deployed to it.
+    pub fn set_notice(&self, id: &MachineId, notice: &str) -> Result<Machine, Error> {
+        self.change(id.as_str(), |tx, machine| {
+            tx.execute("UPDATE machine SET notice = ?2 WHERE id = ?1", (machine.id.as_str(), notice))?;
             Ok(())
         })
     }
@@ -300,8 +314,7 @@ impl Fleet {
     }
 }
 
-const COLUMNS: &str =
-    "id, name, state, next_boot, identity, protected, pairing_code, approved_by, address, stage, created_at, seen_at";
+const COLUMNS: &str = "id, name, state, next_boot, identity, protected, pairing_code, approved_by, address, stage, created_at, seen_at, notice";
 
 fn read_machine(row: &Row<'_>) -> Result<Machine, rusqlite::Error> {
     let text = |at| row.get::<_, String>(at);
@@ -318,6 +331,7 @@ fn read_machine(row: &Row<'_>) -> Result<Machine, rusqlite::Error> {
         stage: text(9)?,
         created_at: Timestamp::from_milliseconds(row.get(10)?),
         seen_at: Timestamp::from_milliseconds(row.get(11)?),
+        notice: row.get(12)?,
     })
 }
 

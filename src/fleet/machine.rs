@@ -93,4 +93,7 @@ pub struct Machine {
     pub stage: String,
     pub created_at: Timestamp,
     pub seen_at: Timestamp,
+    /// What a technician should know, for instance why nothing was deployed.
+    #[serde(default)]
+    pub notice: Option<String>,
 }

@@ -131,7 +131,7 @@ fn fetch_order(terminal: &Terminal, client: &Client) -> Result<Option<Box<RunOrd
         if reply.order.is_some() || reply.restart.is_some() {
             return Ok(reply.order);
         }
-        terminal.activity("Nothing to install on this machine");
+        terminal.activity(reply.notice.unwrap_or_else(|| "Nothing to install on this machine".to_owned()));
         terminal.show(Event::Advice("Start a deployment on the appliance; this goes on by itself.".into()));
         terminal.wait_for_enter(IDLE);
     }

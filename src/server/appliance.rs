@@ -58,6 +58,10 @@ impl Hint for Error {
                 io::ErrorKind::PermissionDenied => {
                     "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE".into()
                 }
+                io::ErrorKind::InvalidInput => {
+                    "the path of the site's folder is too long for a socket (at most some 95 characters): move the site"
+                        .into()
+                }
                 _ => "does the interface have this address?".into(),
             }),
             Error::Running(_) => Some("stop it first, or use its commands as they are".into()),

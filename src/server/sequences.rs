@@ -62,7 +62,12 @@ pub(super) fn deployer(sequences: &Arc<Sequences>) -> Box<Deploy> {
     Box::new(move |machine, sequence| {
         let rule = Principal::Person { name: "rule".into(), role: crate::access::Role::Deployer };
         if let Err(error) = sequences.start_for(machine, sequence, &rule) {
-            tracing::warn!("{machine} was let in, but `{sequence}` was not deployed to it: {}", chain(&error));
+            let why = format!("`{sequence}` was not deployed: {}", chain(&error));
+            tracing::warn!("{machine} was let in, but {why}");
+            let kept = sequences.fleet.set_notice(machine, &why);
+            if let Err(error) = kept {
+                tracing::error!("{machine} is not told so: {}", chain(&error));
+            }
         }
     })
 }

@@ -318,13 +318,16 @@ impl Sequences {
         let now = self.fleet.clock.now();
         let record = self.fleet.machine(machine.as_str())?;
         let (reply, began) = self.fleet.db.write(|tx| {
-            let Some((run, state)) = due(tx, machine)? else { return Ok((FetchRunReply::default(), None)) };
+            let Some((run, state)) = due(tx, machine)? else {
+                let notice = record.notice.clone();
+                return Ok((FetchRunReply { notice, ..FetchRunReply::default() }, None));
+            };
             let mut order = stored_order(tx, run.as_str())?;
             order.journal = entries(tx, run.as_str())?;
             let begins = begins_in(&order);
             if state == RunState::Waiting && place != begins {
                 let restart = send_elsewhere(tx, &run, begins)?;
-                return Ok((FetchRunReply { order: None, restart }, None));
+                return Ok((FetchRunReply { restart, ..FetchRunReply::default() }, None));
             }
             if state == RunState::Waiting {
                 order.machine = (self.lookup.facts)(&record);
@@ -335,7 +338,7 @@ impl Sequences {
                     (run.as_str(), now.milliseconds(), json!(kept).to_string()),
                 )?;
             }
-            Ok::<_, Error>((FetchRunReply { order: Some(Box::new(order)), restart: None }, Some(run)))
+            Ok::<_, Error>((FetchRunReply { order: Some(Box::new(order)), ..FetchRunReply::default() }, Some(run)))
         })?;
         if let Some(run) = began {
             self.fleet.set_state(machine, MachineState::Deploying)?;

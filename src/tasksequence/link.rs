@@ -65,6 +65,9 @@ pub struct FetchRunReply {
     /// A run is due that begins elsewhere: restart into this.
     #[serde(default)]
     pub restart: Option<Place>,
+    /// Why there is nothing to do, where a technician should know.
+    #[serde(default)]
+    pub notice: Option<String>,
 }
 
 /// What happened since. Sent again it changes nothing: entries and lines are known by their numbers.

@@ -109,8 +109,10 @@ fn small_disk(bench: &Bench) {
     lab.power_on(0).unwrap();
     lab.wait_for_state(0, "approved", STEP_LIMIT).unwrap_or_else(|error| panic!("{error}"));
     wait_for(&lab, Mark::default(), "Checked in as bench-1");
-    let log = lab.appliance.log();
-    assert!(log.contains("needs a disk of 639 MiB, and /dev/vda has 512 MiB"), "{log}");
-    assert!(record(&lab)["run"].is_null(), "a run was made that cannot succeed");
+    let shown = wait_for(&lab, Mark::default(), "needs a disk of 639 MiB, and /dev/vda has 512 MiB");
+    wait_for(&lab, shown, "Start a deployment on the appliance");
+    let record = record(&lab);
+    assert!(record["notice"].as_str().is_some_and(|notice| notice.contains("needs a disk of")), "{record}");
+    assert!(record["run"].is_null(), "a run was made that cannot succeed");
     assert_eq!(std::fs::metadata(lab.machines[0].disk()).unwrap().blocks(), 0, "something was written");
 }
