@@ -41,6 +41,18 @@ fn discover(mac: u8, options: &[(u8, &[u8])]) -> Packet {
 const EVERYBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
 const BIOS: &[(u8, &[u8])] = &[(60, b"PXEClient:Arch:00000:UNDI:002001"), (93, &[0, 0])];
 
+/// What a daemon writes to a file some time after the command that started it has returned.
+fn written(path: &std::path::Path) -> String {
+    let limit = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.ends_with('\n') => return text,
+            last => assert!(std::time::Instant::now() < limit, "{}: {last:?}", path.display()),
+        }
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn udhcpc_and_dhclient_get_leases_that_outlive_the_server() {
     let Some(lan) = Lan::with(&["udhcpc", "dhclient"]) else { return };
@@ -52,7 +64,7 @@ fn udhcpc_and_dhclient_get_leases_that_outlive_the_server() {
     let dhclient = format!("dhclient -1 -v -sf /bin/true -lf {0}/leases -pf {0}/pid lan0", files.path().display());
     let (ok, text) = run(&isc.space, &dhclient);
     assert!(ok && text.contains("bound to 10.77.0.101"), "{text}");
-    let pid = std::fs::read_to_string(files.path().join("pid")).unwrap();
+    let pid = written(&files.path().join("pid"));
     let _ = command(&isc.space, &format!("kill {}", pid.trim())).status();
     assert_eq!(appliance.leases().len(), 2);
     let appliance = Appliance::in_folder(&lan, appliance::server(), appliance.stop());
