@@ -534,7 +534,11 @@ fn note_entry(
     let id = run.id.as_str();
     let item = order.sequence.item(&entry.item);
     match &entry.what {
-        What::Started { .. } => {
+        What::Started { attempt, .. } => {
+            if *attempt > 1 {
+                // What went wrong is being tried again: it is not why the run fails, if it does.
+                tx.execute("UPDATE run SET error = NULL, hint = NULL WHERE id = ?1", [id])?;
+            }
             let name = item.map(|item| item.name.as_str()).unwrap_or_default();
             tx.execute(
                 "UPDATE run SET state = 'running', step = ?2, step_name = ?3, progress = NULL, question = ?4 WHERE id = ?1",
@@ -634,7 +638,9 @@ pub(super) fn due(c: &Connection, machine: &MachineId) -> Result<Option<(RunId, 
 
 pub(super) fn end_run(tx: &Transaction<'_>, run: &RunId, state: RunState, at: Timestamp) -> Result<(), Error> {
     tx.execute(
-        "UPDATE run SET state = ?2, finished_at = ?3, progress = NULL WHERE id = ?1",
+        "UPDATE run SET state = ?2, finished_at = ?3, progress = NULL,
+            error = CASE WHEN ?2 = 'succeeded' THEN NULL ELSE error END,
+            hint = CASE WHEN ?2 = 'succeeded' THEN NULL ELSE hint END WHERE id = ?1",
         (run.as_str(), state.name(), at.milliseconds()),
     )?;
     Ok(())

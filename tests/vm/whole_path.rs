@@ -45,6 +45,7 @@ pub(crate) fn assert_managed(record: &Value) {
         (&"installed-system".into(), &"succeeded".into()),
         "{record}"
     );
+    assert!(record["run"]["error"].is_null(), "a run that succeeded shows an error: {record}");
     for step in record["run"]["steps"].as_array().unwrap() {
         assert!(
             step["took_milliseconds"].is_u64() && ["done", "held"].contains(&step["state"].as_str().unwrap()),
