@@ -26,6 +26,7 @@ pub struct Used {
     pub http_port: u16,
     pub https_port: u16,
     pub tftp_port: u16,
+    pub tftp_single_port: bool,
     pub dhcp: Dhcp,
     pub boot: Boot,
     pub policy: Policy,
@@ -115,6 +116,7 @@ pub fn resolve(written: Written, interfaces: &[Interface]) -> Result<Used, Error
         http_port: written.network.http_port,
         https_port: written.network.https_port,
         tftp_port: written.network.tftp_port,
+        tftp_single_port: written.network.tftp_single_port,
         dhcp: Dhcp {
             mode: written.dhcp.mode,
             range,

@@ -32,11 +32,21 @@ pub struct Network {
     pub https_port: u16,
     /// Port of TFTP. Firmware asks at 69 only; another port is for tests.
     pub tftp_port: u16,
+    /// Answers TFTP from its own port alone, for firewalls that let nothing else through.
+    pub tftp_single_port: bool,
 }
 
 impl Default for Network {
     fn default() -> Network {
-        Network { interface: None, address: None, names: Vec::new(), http_port: 80, https_port: 443, tftp_port: 69 }
+        Network {
+            interface: None,
+            address: None,
+            names: Vec::new(),
+            http_port: 80,
+            https_port: 443,
+            tftp_port: 69,
+            tftp_single_port: false,
+        }
     }
 }
 

@@ -339,7 +339,7 @@ fn fault(story: &Story<'_>) -> String {
         }
         (_, Some((name, Ended::Unanswered))) => format!(
             "it asked for {name} on port 69 and no answer of ours reached it: is UDP above port 1024 blocked between us? \
-             (`transfer-ports = \"single\"` answers from port 69)"
+             (`tftp_single_port = true` under `[network]` in remint.toml answers from port 69)"
         ),
         (_, Some((name, Ended::Silent { done, bytes }))) => format!(
             "loading {name} broke off after {done} of {bytes} bytes: packets are lost, or the machine was switched off"

@@ -63,6 +63,9 @@ pub(super) fn bind(used: &Used) -> Result<Sockets, Error> {
     });
     let mut settings = tftp::socket::Settings::at(used.address);
     settings.port = used.tftp_port;
+    if used.tftp_single_port {
+        settings.transfer_ports = tftp::socket::TransferPorts::Single;
+    }
     Ok(Sockets { dhcp: dhcp.transpose()?, tftp: tftp::socket::bind(settings)? })
 }
 

@@ -176,7 +176,7 @@ struct Transfer {
 struct Service {
     settings: Settings,
     socket: Arc<UdpSocket>,
-    library: Arc<dyn Library>,
+    files: Arc<dyn Library>,
     clock: Arc<dyn Clock>,
     transfers: HashMap<SocketAddrV4, Transfer>,
     of_client: HashMap<Ipv4Addr, usize>,
@@ -191,7 +191,7 @@ impl Service {
         Service {
             settings: listener.settings,
             socket: listener.socket,
-            library,
+            files: library,
             clock,
             transfers: HashMap::new(),
             of_client: HashMap::new(),
@@ -222,7 +222,7 @@ impl Service {
             return; // the client repeats itself; the transfer repeats its answer by itself
         }
         self.forget(peer); // a client that uses its port again has abandoned what it asked for before
-        let Some(content) = self.library.content(&request.name, *peer.ip()) else {
+        let Some(content) = self.files.content(&request.name, *peer.ip()) else {
             tracing::info!(%peer, file = %request.name.escape_debug(), "tftp: no such file");
             return self.refuse(peer, ErrorCode::FileNotFound, "no such file").await;
         };
@@ -254,7 +254,7 @@ impl Service {
         let proven = Arc::new(AtomicBool::new(false));
         self.serial += 1;
         let (serial, clock, flag) = (self.serial, self.clock.clone(), proven.clone());
-        let (library, block_bytes_max) = (self.library.clone(), self.settings.block_bytes_max);
+        let (library, block_bytes_max) = (self.files.clone(), self.settings.block_bytes_max);
         let abort = self.tasks.spawn(async move {
             let started = clock.now();
             let (session, first) = Session::open(started, &request, content, block_bytes_max);
