@@ -40,6 +40,12 @@ pub enum Error {
     Manifest(#[from] manifest::Fault),
     #[error("understand {what} as a disk: {reason}")]
     NoDisk { what: String, reason: String },
+    #[error("take {what} as a tree of files: {reason}")]
+    NoTree { what: String, reason: String },
+    #[error("the image is {image}, and the target is not")]
+    OtherKind { image: &'static str },
+    #[error(transparent)]
+    Files(#[from] crate::imaging::wim::error::Error),
     #[error("the target has {have} bytes and the image needs {needed}")]
     TargetTooSmall { needed: u64, have: u64 },
     #[error("{target} is mounted or in use")]
@@ -89,6 +95,9 @@ impl Hint for Error {
             Error::BadName { .. } => "use 1 to 64 letters, digits, `.`, `_` or `-`, and begin with a letter or digit",
             Error::Tagged { .. } => "move or remove the tag first (`remint image tag`)",
             Error::Manifest(_) => "it was altered or written by a newer release; import the image again",
+            Error::NoTree { .. } => "it was damaged or written by a newer release; import the image again",
+            Error::OtherKind { .. } => "a tree of files goes into a folder, everything else onto a disk or into a file",
+            Error::Files(error) => return error.hint(),
             Error::TargetTooSmall { .. } => "nothing was written; use a larger disk, or an image of a smaller one",
             Error::TargetInUse { .. } => {
                 "unmount what lies on it; the disk that the system runs from is never a target"

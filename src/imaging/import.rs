@@ -14,6 +14,7 @@ use crate::imaging::error::Error;
 use crate::imaging::fs::{Treatment, Used, Volume, used_ranges};
 use crate::imaging::manifest::{Header, Kind, Manifest, Partition, Signed, VersionId};
 use crate::imaging::store::local::LocalStore;
+use crate::imaging::store::upload::Upload;
 use crate::imaging::store::versions::{Version, check_name};
 use crate::stdx::io::{FileAt, ReadAt};
 use crate::stdx::monitor::Progress;
@@ -100,6 +101,16 @@ impl Importer<'_> {
     fn take(&self, name: &str, source: &Source, content: Content, header: Header) -> Result<Imported, Error> {
         let mut upload = self.store.upload()?;
         let manifest = capture(&*source.content, content, header, &mut upload, self.progress)?;
+        self.publish(name, manifest, upload)
+    }
+
+    /// Signs and publishes `manifest`, whose chunks `upload` took, unless the newest version is that already.
+    pub(in crate::imaging) fn publish(
+        &self,
+        name: &str,
+        manifest: Manifest,
+        upload: Upload<'_>,
+    ) -> Result<Imported, Error> {
         let stored_bytes = upload.stored_bytes();
         if let Some((version, id)) = self.same(name, &manifest)? {
             return Ok(Imported { version, id, manifest, stored_bytes, is_new: false });
@@ -132,6 +143,7 @@ fn header(kind: Kind, size: u64, source: &Source, created: Timestamp) -> Header 
         source: source.description.clone(),
         partitions: Vec::new(),
         remarks: source.remarks.clone(),
+        tree: None,
     }
 }
 

@@ -50,7 +50,7 @@ pub enum Fault {
     Signature,
 }
 
-/// What the image is of. Trees (files of any geometry) are a kind of their own with sections of their own.
+/// What the image is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -58,6 +58,9 @@ pub enum Kind {
     Disk,
     /// The content of one file: a package's payload.
     File,
+    /// Files of any geometry: the distinct contents one behind the other, then the document that says whose they are
+    /// (`docs/formats/tree.md`).
+    Tree,
     #[serde(other)]
     Unknown,
 }
@@ -83,6 +86,38 @@ pub struct Header {
     /// What a person should know: a partition that was taken whole, sectors that could not be read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
+    /// Of a tree, and of nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeHeader>,
+}
+
+/// What people want to know of a tree before its document is read.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TreeHeader {
+    /// The document is the last bytes of the image.
+    pub document_bytes: u64,
+    pub folders: u64,
+    /// Names that are no folders.
+    pub files: u64,
+    /// Of all files together, as often as they have names.
+    pub files_bytes: u64,
+    /// Of these, what further names of the same file count.
+    pub hard_link_bytes: u64,
+    /// What the WIM called the image it came from; of a folder, its name.
+    pub name: String,
+    pub description: String,
+    /// Windows' edition.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub edition: String,
+    /// When the WIM was made, 100 ns units since 1601; 0 when the tree was read from a folder at `created`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub captured: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub modified: u64,
+    /// Elements of the WIM's XML that are not in the fields above (and the edition), to be written back as they are.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub xml: String,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -322,6 +357,9 @@ fn parse_header(rest: &mut &[u8]) -> Result<Header, Fault> {
     let header: Header = serde_json::from_slice(take(rest, len)?).map_err(|error| Fault::Header(error.to_string()))?;
     match header.kind {
         Kind::Unknown => Err(Fault::Content("it is of a kind that this release does not know")),
+        Kind::Tree if header.tree.as_ref().is_none_or(|tree| tree.document_bytes > header.size) => {
+            Err(Fault::Content("it is of a tree and does not say where the document is"))
+        }
         _ => Ok(header),
     }
 }
@@ -423,6 +461,7 @@ mod tests {
             source: "disk.img".into(),
             partitions: vec![Partition { number: 1, filesystem: "ext4".into(), ..Partition::default() }],
             remarks: vec![],
+            tree: None,
         }
     }
 

@@ -49,6 +49,7 @@ impl Site {
             source: "test".into(),
             partitions: vec![],
             remarks: vec![],
+            tree: None,
         };
         let mut upload = self.store.upload().unwrap();
         let manifest = capture(source, content, header, &mut upload, &Progress::default()).unwrap();

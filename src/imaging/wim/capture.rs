@@ -1,6 +1,6 @@
 //! Reads a Linux tree into a WIM: names and metadata first, then contents, a batch of segments at a time on all cores.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -22,6 +22,7 @@ use super::tree::{
 };
 use super::writer::{Packed, Writer, pack};
 use super::xml::ImageInfo;
+use crate::stdx::io::ReadAt;
 use crate::stdx::monitor::Progress;
 use crate::stdx::xattr;
 
@@ -53,25 +54,16 @@ pub struct Report {
 
 /// Captures `folder` into a new WIM at `file`, with one image.
 pub fn capture(folder: &Path, file: &Path, options: &Options<'_>, progress: &Progress) -> Result<Report, Error> {
-    let mut scan =
-        Scan { options, tree: Tree::default(), sources: Vec::new(), inodes: HashMap::new(), report: Report::default() };
-    scan.scan(folder)?;
-    let Scan { mut tree, sources, mut report, .. } = scan;
+    let Scanned { mut tree, sources, mut report } = scan(folder, options.exclude)?;
     Progress::add(&progress.total_bytes, sources.iter().map(Source::bytes).sum());
     let mut writer = Writer::create(file, options.compression)?;
     let hashes = write_contents(&mut writer, &sources, options, progress)?;
     let mut hard_link_bytes = 0;
     for (source, hash) in sources.iter().zip(hashes) {
-        for (number, place) in source.places.iter().enumerate() {
-            let entry = &mut tree.entries[*place];
-            match &mut entry.reparse {
-                Some(reparse) => reparse.data = hash,
-                None => entry.content = hash,
-            }
-            if number > 0 {
-                hard_link_bytes += source.bytes();
-                writer.refer(&hash);
-            }
+        source.name_in(&mut tree, hash);
+        for _ in source.places.iter().skip(1) {
+            hard_link_bytes += source.bytes();
+            writer.refer(&hash);
         }
     }
     let image = ImageInfo {
@@ -89,30 +81,87 @@ pub fn capture(folder: &Path, file: &Path, options: &Options<'_>, progress: &Pro
     Ok(report)
 }
 
+/// Writes the image `tree`, whose contents are `sources` and named in it already, into a new WIM at `file`.
+pub fn write(
+    file: &Path,
+    tree: &Tree,
+    sources: &[Source<'_>],
+    image: &ImageInfo,
+    options: &Options<'_>,
+    progress: &Progress,
+) -> Result<u64, Error> {
+    Progress::add(&progress.total_bytes, sources.iter().map(Source::bytes).sum());
+    let mut writer = Writer::create(file, options.compression)?;
+    let hashes = write_contents(&mut writer, sources, options, progress)?;
+    let mut written: HashSet<Sha1> = hashes.into_iter().collect();
+    for hash in tree.contents() {
+        // The first name of a content came with it.
+        if !written.remove(&hash) {
+            writer.refer(&hash);
+        }
+    }
+    writer.finish(&metadata::emit(tree), image, options.guid)
+}
+
 /// A content to be captured and the entries that have it.
-struct Source {
-    places: Vec<usize>,
-    kind: Kind,
+pub struct Source<'a> {
+    pub places: Vec<usize>,
+    pub kind: Kind<'a>,
 }
 
-enum Kind {
-    File { path: PathBuf, bytes: u64 },
+pub enum Kind<'a> {
+    File {
+        path: PathBuf,
+        bytes: u64,
+    },
     Memory(Vec<u8>),
+    /// A run of something else.
+    At {
+        source: &'a dyn ReadAt,
+        offset: u64,
+        bytes: u64,
+    },
 }
 
-impl Source {
-    fn bytes(&self) -> u64 {
+impl Source<'_> {
+    pub fn bytes(&self) -> u64 {
         match &self.kind {
-            Kind::File { bytes, .. } => *bytes,
+            Kind::File { bytes, .. } | Kind::At { bytes, .. } => *bytes,
             Kind::Memory(data) => data.len() as u64,
+        }
+    }
+
+    /// Enters the hash of the content where it belongs.
+    pub fn name_in(&self, tree: &mut Tree, hash: Sha1) {
+        for place in &self.places {
+            let entry = &mut tree.entries[*place];
+            match &mut entry.reparse {
+                Some(reparse) => reparse.data = hash,
+                None => entry.content = hash,
+            }
         }
     }
 }
 
+/// What a folder holds: names and all that is no content, and where the contents are.
+pub struct Scanned {
+    pub tree: Tree,
+    pub sources: Vec<Source<'static>>,
+    pub report: Report,
+}
+
+/// Reads names and metadata of all that is in `folder` but for what the patterns `exclude`.
+pub fn scan(folder: &Path, exclude: &[String]) -> Result<Scanned, Error> {
+    let mut scan =
+        Scan { exclude, tree: Tree::default(), sources: Vec::new(), inodes: HashMap::new(), report: Report::default() };
+    scan.scan(folder)?;
+    Ok(Scanned { tree: scan.tree, sources: scan.sources, report: scan.report })
+}
+
 struct Scan<'a> {
-    options: &'a Options<'a>,
+    exclude: &'a [String],
     tree: Tree,
-    sources: Vec<Source>,
+    sources: Vec<Source<'static>>,
     /// Files with several names: their source, by device and inode.
     inodes: HashMap<(u64, u64), (u64, Option<usize>)>,
     report: Report,
@@ -135,7 +184,7 @@ impl Scan<'_> {
             names.sort();
             for name in names {
                 let (path, inner) = (path.join(&name), format!("{inner}/{}", name.to_string_lossy()));
-                if self.options.exclude.iter().any(|pattern| matches(pattern.as_bytes(), inner.as_bytes())) {
+                if self.exclude.iter().any(|pattern| matches(pattern.as_bytes(), inner.as_bytes())) {
                     self.report.excluded += 1;
                     continue;
                 }
@@ -289,7 +338,7 @@ struct Work {
 /// Writes the contents and returns their hashes, in the order of `sources`.
 fn write_contents(
     writer: &mut Writer,
-    sources: &[Source],
+    sources: &[Source<'_>],
     options: &Options<'_>,
     progress: &Progress,
 ) -> Result<Vec<Sha1>, Error> {
@@ -347,7 +396,7 @@ fn next_batch(segments: &mut impl Iterator<Item = Segment>) -> Vec<Segment> {
 
 fn work_batch(
     batch: &[Segment],
-    sources: &[Source],
+    sources: &[Source<'_>],
     writer: &Writer,
     options: &Options<'_>,
 ) -> Result<Vec<Work>, Error> {
@@ -376,7 +425,7 @@ fn work_batch(
 
 fn work(
     segment: &Segment,
-    source: &Source,
+    source: &Source<'_>,
     writer: &Writer,
     compression: Compression,
     compressor: &mut XpressCompressor,
@@ -393,9 +442,14 @@ fn work(
     Ok(Work { plain, packed, hash })
 }
 
-fn read_segment(segment: &Segment, source: &Source) -> Result<Vec<u8>, Error> {
+fn read_segment(segment: &Segment, source: &Source<'_>) -> Result<Vec<u8>, Error> {
     match &source.kind {
         Kind::Memory(data) => Ok(data.clone()),
+        Kind::At { source, offset, .. } => {
+            let at = offset + segment.offset;
+            let path = PathBuf::from(format!("the store, at byte {at} of the image"));
+            source.read_vec_at(at, segment.len).map_err(|source| Error::Source { path, source })
+        }
         Kind::File { path, .. } => {
             let mut plain = vec![0; segment.len];
             let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);

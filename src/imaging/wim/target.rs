@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, mkdirat, mknodat, utimensat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
@@ -29,6 +30,8 @@ pub struct Target<'a> {
     open: Mutex<HashMap<usize, Arc<OwnedFd>>>,
     /// Whether the file system is NTFS with ntfs-3g's attributes for what Linux has no names for.
     pub is_ntfs: bool,
+    /// Whether an NTFS volume shows the stream `s` of the file `f` as the file `f:s`.
+    pub streams_are_files: bool,
     /// Whether `A` and `a` are the same name there.
     pub folds_case: bool,
 }
@@ -44,6 +47,7 @@ impl<'a> Target<'a> {
             root: Arc::new(root.into()),
             open: Mutex::default(),
             is_ntfs,
+            streams_are_files: is_ntfs && streams_are_files(path)?,
             folds_case: folds_case(path)?,
         };
         Ok(target)
@@ -85,9 +89,7 @@ impl<'a> Target<'a> {
         let entry = &self.tree.entries[place];
         let folder = self.folder(entry.parent)?;
         let mut path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-        if place != 0 {
-            path.push(name(entry));
-        }
+        path.push(if place == 0 { OsStr::new(".").to_owned() } else { name(entry) });
         Ok((folder, path))
     }
 
@@ -112,29 +114,73 @@ impl<'a> Target<'a> {
         Ok(file.into())
     }
 
+    /// Opens the file that is there for reading and writing, if it is one.
+    pub fn open_file(&self, place: usize) -> io::Result<File> {
+        let entry = &self.tree.entries[place];
+        let parent = self.folder(entry.parent)?;
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file: File = openat(&*parent, name(entry).as_os_str(), flags, Mode::empty())?.into();
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// Makes an empty file, unless there is one that has no other name.
+    pub fn create_empty_file(&self, place: usize) -> io::Result<File> {
+        let is_empty = |file: &File| file.metadata().is_ok_and(|found| found.len() == 0 && found.nlink() == 1);
+        match self.open_file(place) {
+            Ok(file) if is_empty(&file) => Ok(file),
+            _ => self.create_file(place),
+        }
+    }
+
+    /// Opens a stream, empty, on a volume that shows streams as files.
+    pub fn create_stream(&self, place: usize, stream: &[u8]) -> io::Result<File> {
+        let (folder, mut name) = self.at(place)?;
+        name.push(":");
+        name.push(OsStr::from_bytes(stream));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(openat(&*folder, name.as_os_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+    }
+
+    /// Makes a symbolic link, unless it is there.
     pub fn create_link(&self, place: usize, target: &[u8]) -> io::Result<()> {
         let entry = &self.tree.entries[place];
         let parent = self.folder(entry.parent)?;
+        if readlinkat(&*parent, name(entry).as_os_str()).is_ok_and(|found| found.as_bytes() == target) {
+            return Ok(());
+        }
         replacing(&parent, entry, || symlinkat(target, &*parent, name(entry).as_os_str()))
     }
 
-    /// A device, pipe or socket.
+    /// A device, pipe or socket, unless it is there.
     pub fn create_node(&self, place: usize, mode: u32, device: u32) -> io::Result<()> {
         let entry = &self.tree.entries[place];
         let parent = self.folder(entry.parent)?;
         let device =
             nix::sys::stat::makedev(u64::from(device >> 8 & 0xfff), u64::from(device & 0xff | device >> 12 & 0xfff00));
         let kind = SFlag::from_bits_truncate(mode & S_IFMT);
+        let found = fstatat(&*parent, name(entry).as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| found.st_mode & S_IFMT == kind.bits() && found.st_rdev == device) {
+            return Ok(());
+        }
         replacing(&parent, entry, || {
             mknodat(&*parent, name(entry).as_os_str(), kind, Mode::S_IRUSR | Mode::S_IWUSR, device)
         })
     }
 
-    /// Another name for the inode of the entry at `first`.
+    /// Another name for the inode of the entry at `first`, unless it is one.
     pub fn create_hard_link(&self, place: usize, first: usize) -> io::Result<()> {
         let entry = &self.tree.entries[place];
         let (from, to) = (self.folder(self.tree.entries[first].parent)?, self.folder(entry.parent)?);
         let first_name = name(&self.tree.entries[first]);
+        let stat = |folder: &OwnedFd, name: &OsStr| fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if let (Ok(a), Ok(b)) = (stat(&from, &first_name), stat(&to, &name(entry)))
+            && (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+        {
+            return Ok(());
+        }
         replacing(&to, entry, || {
             linkat(&*from, first_name.as_os_str(), &*to, name(entry).as_os_str(), LinkatFlags::empty())
         })
@@ -211,6 +257,18 @@ fn folds_case(path: &Path) -> io::Result<bool> {
     let folds = path.join(format!(".REMINT-CASE-{}", std::process::id())).symlink_metadata().is_ok();
     std::fs::remove_dir(&probe)?;
     Ok(folds)
+}
+
+/// Writes a stream and looks whether a file of that name came to be.
+fn streams_are_files(path: &Path) -> io::Result<bool> {
+    let probe = path.join(format!(".remint-stream-{}", std::process::id()));
+    let stream = path.join(format!(".remint-stream-{}:s", std::process::id()));
+    std::fs::write(&probe, "")?;
+    let written = std::fs::write(&stream, "s").is_ok();
+    std::fs::remove_file(&probe)?;
+    // A stream went with its file.
+    let is_file = std::fs::remove_file(&stream).is_ok();
+    Ok(written && !is_file)
 }
 
 /// A file that is still open, for attributes without a second look-up.

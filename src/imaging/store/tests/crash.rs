@@ -185,6 +185,7 @@ fn import(store: &LocalStore, key: &SigningKey, bytes: &[u8]) -> Result<Version,
         source: String::new(),
         partitions: vec![],
         remarks: vec![],
+        tree: None,
     };
     let mut upload = store.upload()?;
     let content = Content::whole(bytes.len() as u64);
