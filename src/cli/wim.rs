@@ -46,7 +46,7 @@ pub(super) enum Command {
     Capture {
         folder: PathBuf,
         file: PathBuf,
-        #[arg(long, value_parser = ["none", "xpress"], default_value = "xpress")]
+        #[arg(long, value_parser = ["none", "xpress", "lzx"], default_value = "xpress")]
         compress: String,
         /// Paths to leave out, from the root of the folder: `/proc/*`, `*.tmp`; may be repeated
         #[arg(long, value_name = "PATTERN")]
@@ -66,7 +66,11 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
             apply(&file, &image, &folder, on_damage(keep_going), context)
         }
         Command::Capture { folder, file, compress, exclude, name } => {
-            let compression = if compress == "none" { Compression::None } else { Compression::Xpress };
+            let compression = match compress.as_str() {
+                "none" => Compression::None,
+                "lzx" => Compression::Lzx,
+                _ => Compression::Xpress,
+            };
             let folder_name = || folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = name.unwrap_or_else(folder_name);
             capture(&folder, &file, compression, &exclude, name, context)

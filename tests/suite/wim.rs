@@ -323,3 +323,8 @@ fn what_we_capture_uncompressed_wimlib_verifies_and_applies_identically() {
 fn what_we_capture_with_xpress_wimlib_verifies_and_applies_identically() {
     check_captures(Compression::Xpress, 1100..1170);
 }
+
+#[test]
+fn what_we_capture_with_lzx_wimlib_verifies_and_applies_identically() {
+    check_captures(Compression::Lzx, 1200..1230);
+}

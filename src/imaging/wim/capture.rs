@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use sha1::Digest;
 
-use super::codec::{Compression, XpressCompressor};
+use super::codec::{Compression, Compressor};
 use super::error::Error;
 use super::format::Sha1;
 use super::metadata;
@@ -20,7 +20,7 @@ use super::tree::{
     ATTRIBUTE_DIRECTORY, ATTRIBUTE_NORMAL, ATTRIBUTE_REPARSE_POINT, Entry, REPARSE_TAG_SYMLINK, Reparse, Tree,
     UnixData, Xattr, name_units,
 };
-use super::writer::{Packed, Writer, pack};
+use super::writer::{Packed, Writer, compressor, pack};
 use super::xml::ImageInfo;
 use crate::stdx::io::ReadAt;
 use crate::stdx::monitor::Progress;
@@ -402,7 +402,7 @@ fn work_batch(
 ) -> Result<Vec<Work>, Error> {
     let next = AtomicUsize::new(0);
     let worker = || {
-        let mut compressor = XpressCompressor::default();
+        let mut compressor = compressor(options.compression)?;
         let mut done = Vec::new();
         loop {
             let number = next.fetch_add(1, Relaxed);
@@ -428,7 +428,7 @@ fn work(
     source: &Source<'_>,
     writer: &Writer,
     compression: Compression,
-    compressor: &mut XpressCompressor,
+    compressor: &mut Compressor,
 ) -> Result<Work, Error> {
     let plain = read_segment(segment, source)?;
     let is_whole = segment.len as u64 == source.bytes();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sha1::Digest;
 
-use super::codec::{Compression, XpressCompressor};
+use super::codec::{Compression, Compressor};
 use super::error::Error;
 use super::format::{self, BlobEntry, Header, ResourceHeader, Sha1};
 use super::xml::{self, ImageInfo};
@@ -24,7 +24,7 @@ pub struct Packed {
 }
 
 /// Compresses the chunks of `plain`; what does not shrink is stored as it is.
-pub fn pack(plain: &[u8], compressor: &mut XpressCompressor) -> Packed {
+pub fn pack(plain: &[u8], compressor: &mut Compressor) -> Packed {
     let mut packed = Packed::default();
     for chunk in plain.chunks(CHUNK_BYTES) {
         let start = packed.bytes.len();
@@ -34,6 +34,10 @@ pub fn pack(plain: &[u8], compressor: &mut XpressCompressor) -> Packed {
         packed.chunk_bytes.push((packed.bytes.len() - start) as u32);
     }
     packed
+}
+
+pub(super) fn compressor(compression: Compression) -> Result<Compressor, Error> {
+    Compressor::new(compression, CHUNK_BYTES).map_err(|source| Error::Chunk { offset: 0, source })
 }
 
 /// A content that is being written.
@@ -160,7 +164,7 @@ impl Writer {
             Compression::None => self.plain_resource(metadata, format::RESOURCE_METADATA)?,
             _ => {
                 let mut content = self.begin(metadata.len() as u64);
-                self.append(&mut content, &pack(metadata, &mut XpressCompressor::default()))?;
+                self.append(&mut content, &pack(metadata, &mut compressor(self.compression)?))?;
                 self.end_resource(&content, format::RESOURCE_METADATA)?
             }
         };
@@ -172,6 +176,7 @@ impl Writer {
         let xml = self.plain_resource(&xml::emit(std::slice::from_ref(image), stored), format::RESOURCE_METADATA)?;
         let flags = match self.compression {
             Compression::None => 0,
+            Compression::Lzx => format::FLAG_COMPRESSED | format::FLAG_LZX,
             _ => format::FLAG_COMPRESSED | format::FLAG_XPRESS,
         };
         let header = Header {

@@ -27,7 +27,7 @@ pub(super) const ALIGNED: u32 = 2;
 const UNCOMPRESSED: u32 = 3;
 /// The file size that WIM's call translation pretends.
 const TRANSLATION_SIZE: i32 = 12_000_000;
-const SLOTS_MAX: usize = 50;
+pub(super) const SLOTS_MAX: usize = 50;
 
 /// First biased offset of each offset slot, and one beyond ([MS-PATCH] 2.6.1).
 pub(super) const SLOT_BASES: [u32; SLOTS_MAX + 1] = slot_bases();
@@ -48,6 +48,21 @@ pub(super) const fn slot_bits(slot: usize) -> u32 {
         0..4 => 0,
         4..36 => slot as u32 / 2 - 1,
         _ => 17,
+    }
+}
+
+/// The slot of an offset that has been adjusted: a recent one (0 to 2) or the offset plus 2.
+#[inline(always)]
+pub(super) fn slot_of(adjusted: u32) -> usize {
+    match adjusted {
+        0..4 => adjusted as usize,
+        // Two slots for each power of two ...
+        4..0x4_0000 => {
+            let top = adjusted.ilog2();
+            (2 * top + (adjusted >> (top - 1) & 1)) as usize
+        }
+        // ... and from 2^18 on one for each 2^17.
+        _ => (34 + (adjusted >> 17)) as usize,
     }
 }
 
@@ -262,8 +277,7 @@ fn translate_back(data: &mut [u8]) {
 }
 
 /// The reverse, before compression.
-#[cfg(test)]
-fn translate(data: &mut [u8]) {
+pub(super) fn translate(data: &mut [u8]) {
     for_each_call(data, |target, position| {
         if target < -position || target >= TRANSLATION_SIZE {
             target
@@ -299,6 +313,14 @@ mod tests {
     fn slots_are_those_of_the_windows() {
         for (window, expected) in [(15, 30), (16, 32), (17, 34), (18, 36), (19, 38), (20, 42), (21, 50)] {
             assert_eq!(slots(1 << window), expected, "window of 2^{window} bytes");
+        }
+    }
+
+    #[test]
+    fn a_slot_begins_at_its_base() {
+        for slot in 0..SLOTS_MAX {
+            assert_eq!(slot_of(SLOT_BASES[slot]), slot);
+            assert_eq!(slot_of(SLOT_BASES[slot + 1] - 1), slot);
         }
     }
 

@@ -10,10 +10,13 @@ mod huffman;
 mod lzms;
 mod lzms_x86;
 mod lzx;
+mod lzx_compress;
+mod lzx_parse;
+mod lzx_split;
+mod lzx_write;
+mod matches;
 mod xpress;
 mod xpress_compress;
-
-pub use xpress_compress::Compressor as XpressCompressor;
 
 /// A chunk that is not what its format says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -88,6 +91,34 @@ impl Decompressor {
             Decompressor::Xpress(codec) => codec.decompress(input, output),
             Decompressor::Lzx(codec) => codec.decompress(input, output),
             Decompressor::Lzms(codec) => codec.decompress(input, output),
+        }
+    }
+}
+
+/// Compresses chunks to one format; make one for each thread.
+pub enum Compressor {
+    None,
+    Xpress(Box<xpress_compress::Compressor>),
+    Lzx(Box<lzx_compress::Compressor>),
+}
+
+impl Compressor {
+    /// `chunk_bytes`: the container's full chunk length.
+    pub fn new(compression: Compression, chunk_bytes: usize) -> Result<Compressor, Damaged> {
+        Ok(match compression {
+            Compression::Xpress => Compressor::Xpress(Box::default()),
+            Compression::Lzx => Compressor::Lzx(Box::new(lzx_compress::Compressor::new(chunk_bytes)?)),
+            Compression::None => Compressor::None,
+            Compression::Lzms => return Err(Damaged("nothing here writes LZMS")),
+        })
+    }
+
+    /// Appends the compressed chunk to `output`, or nothing and `false` when it would not be shorter.
+    pub fn compress(&mut self, input: &[u8], output: &mut Vec<u8>) -> bool {
+        match self {
+            Compressor::None => false,
+            Compressor::Xpress(codec) => codec.compress(input, output),
+            Compressor::Lzx(codec) => codec.compress(input, output),
         }
     }
 }

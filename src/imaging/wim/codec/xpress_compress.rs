@@ -1,22 +1,24 @@
 //! XPRESS compression: the longest of the nearest matches, put off by one byte when the next is longer.
 
 use super::huffman::LengthMaker;
+use super::matches::{Effort, Finder, PADDING_BYTES};
 use super::xpress::{LENGTHS_BYTES, MATCH_MIN, SYMBOLS};
 
 const CODEWORD_BITS_MAX: usize = 15;
-const HASH_BITS: u32 = 15;
-/// Earlier places that are compared for one match, and the length that ends the search.
-const SEARCH_DEPTH: usize = 24;
-const LENGTH_ENOUGH: usize = 96;
-const LENGTH_MAX: usize = 0xffff + MATCH_MIN;
+/// What we write; offsets and lengths fit into fifteen bits.
+const CHUNK_BYTES_MAX: usize = 1 << 15;
+const LENGTH_ENOUGH: usize = 32;
+const EFFORT: Effort = Effort { depth: 8, enough: LENGTH_ENOUGH };
+/// Where a match is at hand already.
+const EFFORT_LATER: Effort = Effort { depth: 2, enough: LENGTH_ENOUGH };
 /// Ends the data; Windows looks for it.
 const END: usize = 256;
-const NONE: u16 = u16::MAX;
 
 /// Compresses chunk after chunk without allocating. Chunks are at most 32 KiB.
 pub struct Compressor {
-    heads: Vec<u16>,
-    previous: Vec<u16>,
+    /// The chunk and padding.
+    data: Vec<u8>,
+    finder: Finder,
     /// Literals below 256; matches as `1 << 31 | (length - 3) << 15 | offset`.
     tokens: Vec<u32>,
     frequencies: [u32; SYMBOLS],
@@ -28,8 +30,8 @@ pub struct Compressor {
 impl Default for Compressor {
     fn default() -> Self {
         Compressor {
-            heads: vec![NONE; 1 << HASH_BITS],
-            previous: vec![NONE; 1 << 15],
+            data: Vec::with_capacity(CHUNK_BYTES_MAX + PADDING_BYTES),
+            finder: Finder::new(CHUNK_BYTES_MAX),
             tokens: Vec::with_capacity(1 << 15),
             frequencies: [0; SYMBOLS],
             lengths: [0; SYMBOLS],
@@ -45,48 +47,69 @@ impl Compressor {
     /// Appends the compressed chunk to `output`, or nothing and `false` when it would not be shorter.
     pub fn compress(&mut self, input: &[u8], output: &mut Vec<u8>) -> bool {
         let start = output.len();
-        if input.len() <= LENGTHS_BYTES + 4 || input.len() > 1 << 15 {
+        if input.len() <= LENGTHS_BYTES + 4 || input.len() > CHUNK_BYTES_MAX {
             return false;
         }
-        self.find_tokens(input);
+        self.data.clear();
+        self.data.extend(input);
+        self.data.resize(input.len() + PADDING_BYTES, 0);
+        self.find_tokens(input.len());
         self.maker.lengths(&self.frequencies, CODEWORD_BITS_MAX, &mut self.lengths);
         self.assign_codewords();
         output.extend(self.lengths.chunks_exact(2).map(|pair| pair[0] | pair[1] << 4));
-        self.write_tokens(output);
-        let shorter = output.len() - start < input.len();
-        if !shorter {
-            output.truncate(start);
-        }
-        shorter
+        let tokens_at = output.len();
+        // One less than the data: what is not shorter does not fit.
+        output.resize(start + input.len() - 1, 0);
+        let written = self.write_tokens(&mut output[tokens_at..]);
+        output.truncate(written.map_or(start, |len| tokens_at + len));
+        written.is_some()
     }
 
-    fn find_tokens(&mut self, input: &[u8]) {
-        self.heads.fill(NONE);
+    /// `len` bytes of data and padding.
+    fn find_tokens(&mut self, len: usize) {
+        let data = std::mem::take(&mut self.data);
+        self.finder.restart();
         self.tokens.clear();
         self.frequencies.fill(0);
         let mut at = 0;
-        let mut found = self.longest(input, 0, MATCH_MIN - 1);
-        while at < input.len() {
-            self.remember(input, at);
-            let Some((length, offset)) = found else {
-                self.literal(input[at]);
-                at += 1;
-                found = self.longest(input, at, MATCH_MIN - 1);
-                continue;
-            };
-            let later = if length < LENGTH_ENOUGH { self.longest(input, at + 1, length) } else { None };
-            if later.is_some() {
-                self.literal(input[at]);
-                at += 1;
-                found = later;
+        let mut best = self.longest(&data, 0, len, MATCH_MIN - 1, EFFORT);
+        while at < len {
+            let (length, offset) = best;
+            at += 1;
+            if length < MATCH_MIN {
+                self.literal(data[at - 1]);
+                best = self.longest(&data, at, len, MATCH_MIN - 1, EFFORT);
                 continue;
             }
+            let mut taken = at;
+            if length < 12 && at < len {
+                let later = self.longest(&data, at, len, length, EFFORT_LATER);
+                if later.0 > length {
+                    self.literal(data[at - 1]);
+                    best = later;
+                    continue;
+                }
+                taken += 1;
+            }
             self.token(length, offset);
-            (at + 1..at + length).for_each(|place| self.remember(input, place));
-            at += length;
-            found = self.longest(input, at, MATCH_MIN - 1);
+            at += length - 1;
+            self.finder.skip(&data, taken..at);
+            best = self.longest(&data, at, len, MATCH_MIN - 1, EFFORT);
         }
         self.frequencies[END] += 1;
+        self.data = data;
+    }
+
+    /// The longest match at `at` that is longer than `shortest`, as (length, offset), or one of length 0.
+    #[inline(always)]
+    fn longest(&mut self, data: &[u8], at: usize, len: usize, shortest: usize, effort: Effort) -> (usize, usize) {
+        if at >= len {
+            return (0, 0);
+        }
+        let mut best = (0, 0);
+        self.finder.search(data, at, len - at, shortest, effort, |length, offset| best = (length, offset));
+        // Three bytes from far away cost more than three literals.
+        if best.0 == MATCH_MIN && best.1 >= 8192 { (0, 0) } else { best }
     }
 
     fn literal(&mut self, byte: u8) {
@@ -99,78 +122,45 @@ impl Compressor {
         self.frequencies[symbol(length, offset)] += 1;
     }
 
-    #[inline]
-    fn remember(&mut self, input: &[u8], at: usize) {
-        if let Some(hash) = hash(input, at) {
-            self.previous[at] = std::mem::replace(&mut self.heads[hash], at as u16);
-        }
-    }
-
-    /// The longest match at `at` that is longer than `shortest`, as (length, offset).
-    #[inline]
-    fn longest(&self, input: &[u8], at: usize, shortest: usize) -> Option<(usize, usize)> {
-        let mut candidate = self.heads[hash(input, at)?];
-        let limit = (input.len() - at).min(LENGTH_MAX);
-        let mut best = (shortest, 0);
-        for _ in 0..SEARCH_DEPTH {
-            if candidate == NONE || best.0 >= limit {
-                break;
-            }
-            let from = usize::from(candidate);
-            if input[from + best.0] == input[at + best.0] {
-                let length = common(&input[from..], &input[at..at + limit]);
-                if length > best.0 {
-                    best = (length, at - from);
-                    if length >= LENGTH_ENOUGH {
-                        break;
-                    }
-                }
-            }
-            candidate = self.previous[from];
-        }
-        // Three bytes from far away cost more than three literals.
-        let pays = best.1 != 0 && (best.0 > MATCH_MIN || best.1 < 8192);
-        pays.then_some(best)
-    }
-
     fn assign_codewords(&mut self) {
-        let mut codeword = 0;
-        for length in 1..=CODEWORD_BITS_MAX as u8 {
-            for symbol in 0..SYMBOLS {
-                if self.lengths[symbol] == length {
-                    self.codewords[symbol] = codeword;
-                    codeword = codeword.wrapping_add(1);
-                }
-            }
-            codeword <<= 1;
+        let mut next = [0u16; CODEWORD_BITS_MAX + 2];
+        let mut counts = [0u16; CODEWORD_BITS_MAX + 1];
+        self.lengths.iter().for_each(|length| counts[usize::from(*length)] += 1);
+        for length in 1..=CODEWORD_BITS_MAX {
+            next[length + 1] = next[length].wrapping_add(counts[length]) << 1;
+        }
+        for (length, codeword) in self.lengths.iter().zip(&mut self.codewords) {
+            *codeword = next[usize::from(*length)];
+            next[usize::from(*length)] = codeword.wrapping_add(1);
         }
     }
 
-    fn write_tokens(&self, output: &mut Vec<u8>) {
-        let mut bits = BitWriter::new(output);
+    /// `None` when there is no room for the tokens.
+    fn write_tokens(&self, output: &mut [u8]) -> Option<usize> {
+        let mut bits = BitWriter::new(output)?;
         for token in &self.tokens {
             if token & IS_MATCH == 0 {
-                let literal = *token as usize;
-                bits.write(self.codewords[literal], self.lengths[literal]);
+                let literal = (token & 0xff) as usize;
+                bits.write(u32::from(self.codewords[literal]), u32::from(self.lengths[literal]))?;
                 continue;
             }
-            let (more, offset) = ((token >> 15 & 0xffff) as usize, (token & 0x7fff) as usize);
-            let symbol = symbol(more + MATCH_MIN, offset);
-            bits.write(self.codewords[symbol], self.lengths[symbol]);
+            let (more, offset) = ((token >> 15 & 0xffff) as usize, token & 0x7fff);
+            let symbol = symbol(more + MATCH_MIN, offset as usize) & (SYMBOLS - 1);
+            let offset_bits = offset.ilog2();
+            bits.write(u32::from(self.codewords[symbol]), u32::from(self.lengths[symbol]))?;
             match more {
                 0..15 => {}
-                15..270 => bits.byte((more - 15) as u8),
+                15..270 => bits.byte((more - 15) as u8)?,
                 _ => {
-                    bits.byte(255);
-                    bits.byte(more as u8);
-                    bits.byte((more >> 8) as u8);
+                    bits.byte(255)?;
+                    bits.byte(more as u8)?;
+                    bits.byte((more >> 8) as u8)?;
                 }
             }
-            let offset_bits = offset.ilog2();
-            bits.write((offset & ((1 << offset_bits) - 1)) as u16, offset_bits as u8);
+            bits.write(offset & ((1 << offset_bits) - 1), offset_bits)?;
         }
-        bits.write(self.codewords[END], self.lengths[END]);
-        bits.finish();
+        bits.write(u32::from(self.codewords[END]), u32::from(self.lengths[END]))?;
+        bits.finish()
     }
 }
 
@@ -178,31 +168,10 @@ fn symbol(length: usize, offset: usize) -> usize {
     256 + ((offset.ilog2() as usize) << 4 | (length - MATCH_MIN).min(15))
 }
 
-#[inline]
-fn hash(input: &[u8], at: usize) -> Option<usize> {
-    let bytes = input.get(at..at + 3)?;
-    let value = u32::from(bytes[0]) | u32::from(bytes[1]) << 8 | u32::from(bytes[2]) << 16;
-    Some((value.wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS)) as usize)
-}
-
-/// How many leading bytes are the same.
-#[inline]
-fn common(a: &[u8], b: &[u8]) -> usize {
-    let mut same = 0;
-    for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
-        let difference =
-            u64::from_le_bytes(a.try_into().expect("8 bytes")) ^ u64::from_le_bytes(b.try_into().expect("8 bytes"));
-        if difference != 0 {
-            return same + (difference.trailing_zeros() / 8) as usize;
-        }
-        same += 8;
-    }
-    same + a[same.min(a.len())..].iter().zip(&b[same..]).take_while(|(a, b)| a == b).count()
-}
-
 /// Units go where a decoder that stays one unit ahead fetches them; whole bytes lie between.
 struct BitWriter<'a> {
-    output: &'a mut Vec<u8>,
+    output: &'a mut [u8],
+    len: usize,
     /// Places that are kept for the next two units.
     places: [usize; 2],
     buffer: u32,
@@ -210,35 +179,41 @@ struct BitWriter<'a> {
 }
 
 impl<'a> BitWriter<'a> {
-    fn new(output: &'a mut Vec<u8>) -> BitWriter<'a> {
-        let at = output.len();
-        output.extend([0; 4]);
-        BitWriter { output, places: [at, at + 2], buffer: 0, count: 0 }
+    fn new(output: &'a mut [u8]) -> Option<BitWriter<'a>> {
+        (output.len() >= 4).then_some(BitWriter { output, len: 4, places: [0, 2], buffer: 0, count: 0 })
     }
 
-    #[inline]
-    fn write(&mut self, value: u16, bits: u8) {
-        self.buffer = self.buffer << bits | u32::from(value);
-        self.count += u32::from(bits);
+    #[inline(always)]
+    fn write(&mut self, value: u32, bits: u32) -> Option<()> {
+        self.buffer = self.buffer << bits | value;
+        self.count += bits;
         if self.count > 16 {
             self.count -= 16;
-            self.put((self.buffer >> self.count) as u16);
-            self.places = [self.places[1], self.output.len()];
-            self.output.extend([0; 2]);
+            self.put((self.buffer >> self.count) as u16)?;
+            self.places = [self.places[1], self.len];
+            self.len += 2;
         }
+        Some(())
     }
 
-    fn put(&mut self, unit: u16) {
-        let at = self.places[0];
-        self.output[at..at + 2].copy_from_slice(&unit.to_le_bytes());
+    #[inline(always)]
+    fn put(&mut self, unit: u16) -> Option<()> {
+        *self.output.get_mut(self.places[0]..)?.first_chunk_mut()? = unit.to_le_bytes();
+        Some(())
     }
 
-    fn byte(&mut self, byte: u8) {
-        self.output.push(byte);
+    fn byte(&mut self, byte: u8) -> Option<()> {
+        *self.output.get_mut(self.len)? = byte;
+        self.len += 1;
+        Some(())
     }
 
-    fn finish(mut self) {
-        self.put((self.buffer << (16 - self.count)) as u16);
+    /// The length of what was written.
+    fn finish(mut self) -> Option<usize> {
+        self.put((self.buffer << (16 - self.count)) as u16)?;
+        // The second place holds nothing more, but decoders fetch it.
+        *self.output.get_mut(self.places[1]..)?.first_chunk_mut()? = [0; 2];
+        Some(self.len)
     }
 }
 
