@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension, Transaction};
 use sha2::{Digest, Sha256};
 
 use super::secret::{Secret, generate};
+use super::vault::{self, Vault};
 use super::{Principal, Role, audit, authority, password};
 use crate::db::{Db, Migration};
 use crate::stdx::hex;
@@ -59,6 +60,8 @@ pub enum Error {
     ShortPassword,
     #[error("the link was used already or is too old")]
     Invitation,
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
 }
 
 impl From<rusqlite::Error> for Error {
@@ -71,6 +74,7 @@ impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Error::Db(error) => error.hint(),
+            Error::Vault(error) => error.hint(),
             Error::Locked { .. } => Some(format!("try again in {} minutes", LOCK_SECONDS / 60)),
             Error::LastAdministrator { .. } => Some("make another administrator first".into()),
             Error::Invitation => Some("`remint user invite` makes a new one".into()),
@@ -370,6 +374,21 @@ pub fn revoke_certificates(tx: &Transaction<'_>, machine: &str, now: Timestamp) 
     Ok(())
 }
 
+/// The sealed secret of `place` for `to` (a machine, a run's step), with the entry in the audit log that says so in the
+/// same transaction: no release without its entry.
+pub fn release_secret(
+    tx: &Transaction<'_>,
+    vault: &Vault,
+    to: &str,
+    place: &str,
+    sealed: &str,
+    now: Timestamp,
+) -> Result<Secret, Error> {
+    let secret = vault.unseal(place, sealed)?;
+    audit::append(tx, now, to, "secret-release", place, "")?;
+    Ok(secret)
+}
+
 fn digest(secret: &str) -> String {
     hex::emit(&Sha256::digest(secret.as_bytes()))
 }
@@ -427,5 +446,18 @@ mod tests {
         assert_eq!(who(&db, credentials, NOW.plus_seconds(86_400)), "anonymous");
         remove_token(&db, &Principal::Anonymous, "ci", NOW).unwrap();
         assert_eq!(who(&db, credentials, NOW), "anonymous");
+    }
+
+    #[test]
+    fn a_release_is_in_the_audit_log_or_did_not_happen() {
+        let (folder, db) = database();
+        let vault = Vault::open(&folder.path().join("vault.key")).unwrap();
+        let sealed = vault.seal("p", &Secret::new("hunter2"));
+        let release = |sealed: &str| db.write(|tx| release_secret(tx, &vault, "run-1/step-2", "p", sealed, NOW));
+        assert_eq!(release(&sealed).unwrap().reveal(), "hunter2");
+        assert!(matches!(release("sealed1:00"), Err(Error::Vault(_))));
+        let entries = audit::list(&db, None, 10).unwrap();
+        assert_eq!(entries.len(), 1);
+        assert_eq!((entries[0].who.as_str(), entries[0].what.as_str()), ("run-1/step-2", "secret-release"));
     }
 }

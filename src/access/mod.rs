@@ -2,7 +2,8 @@
 //!
 //! Whoever calls the appliance is one [`Principal`]. People and tokens have roles, a role is a set of [`Capability`]s, and
 //! each route of the table in `api` names the one that it needs. Machines are known by a certificate that the site's
-//! authority issued for a key made on the machine. Secrets are [`secret::Secret`]: nothing prints them by accident.
+//! authority issued for a key made on the machine. Secrets are [`secret::Secret`]: nothing prints them by accident;
+//! at rest they are sealed by the [`vault`], whose key lies outside the database.
 //!
 //! Invariants: tokens and session cookies are stored as SHA-256 only; passwords as Argon2id; the authority's key never
 //! leaves `keys/`; the audit log is only appended to and each entry carries the hash of the one before.
@@ -19,5 +20,7 @@ pub mod authority;
 pub mod db;
 #[cfg(feature = "server")]
 pub mod password;
+#[cfg(feature = "server")]
+pub mod vault;
 
 pub use principal::{Capability, Principal, Role};

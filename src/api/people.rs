@@ -63,7 +63,7 @@ fn problem(error: &Error) -> Problem {
         Error::Login | Error::Invitation => StatusCode::FORBIDDEN,
         Error::Locked { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::ShortPassword => StatusCode::BAD_REQUEST,
-        Error::Db(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Db(_) | Error::Vault(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Problem::from_error(status, error)
 }

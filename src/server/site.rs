@@ -3,7 +3,7 @@
 //! ```text
 //! remint.toml      configuration (optional)
 //! remint.sqlite    database
-//! keys/            authority.key authority.pem signing.pk8; readable by the site's user alone
+//! keys/            authority.key authority.pem signing.pk8 vault.key; readable by the site's user alone
 //! store/           content store: packs, versions, tags
 //! boot/            boot environments, `current` is served
 //! control.sock     entrance for commands on this host while the appliance runs
@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::access::authority::Authority;
 use crate::access::signing::SigningKey;
+use crate::access::vault::{self, Vault};
 use crate::access::{self, authority, signing};
 use crate::config::Written;
 use crate::db::{self, Db};
@@ -46,6 +47,8 @@ pub struct Site {
     pub store: Arc<LocalStore>,
     pub authority: Arc<Authority>,
     pub signing: Arc<SigningKey>,
+    /// Opens what is sealed in the database.
+    pub vault: Arc<Vault>,
     pub written: Written,
     pub clock: Arc<dyn Clock>,
 }
@@ -68,6 +71,8 @@ pub enum Error {
     Store(#[from] imaging::error::Error),
     #[error(transparent)]
     Signing(#[from] signing::Error),
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
 }
 
 impl Hint for Error {
@@ -85,6 +90,7 @@ impl Hint for Error {
             }
             Error::Db(error) => error.hint(),
             Error::Store(error) => error.hint(),
+            Error::Vault(error) => error.hint(),
             _ => None,
         }
     }
@@ -107,6 +113,7 @@ impl Site {
             LocalStore::create(&folder.join("store"))?;
             Authority::create(&keys, name, clock.now())?;
             SigningKey::create(&keys.join("signing.pk8"))?;
+            Vault::open(&keys.join("vault.key"))?;
             Db::open(&folder.join("remint.sqlite"), MIGRATIONS, clock.now())?;
             Ok(())
         };
@@ -133,6 +140,7 @@ impl Site {
             store: Arc::new(LocalStore::open(&folder.join("store"))?),
             authority: Arc::new(Authority::open(&keys)?),
             signing: Arc::new(SigningKey::open(&keys.join("signing.pk8"))?),
+            vault: Arc::new(Vault::open(&keys.join("vault.key"))?),
             written: configuration_file(&folder, configuration)?,
             folder,
             clock,
