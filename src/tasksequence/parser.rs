@@ -1,18 +1,23 @@
 //! YAML -> `Sequence`, or everything that is wrong with it at once.
 
+mod fields;
+mod names;
+mod standing;
+mod values;
+mod variables;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::condition;
-use super::facts::{FACTS, RUN_FACTS};
 use super::host::Place;
-use super::model::{Block, FORMAT, Item, ItemId, Retry, Sequence, Step, Variable, VariableType, Work};
-use super::quantity::{Bytes, Seconds};
+use super::model::{Block, FORMAT, Item, ItemId, Retry, Sequence, Step, Work};
+use super::quantity::Seconds;
 use super::spelling::instead;
-use super::steps::{self, Gives, Kind, Needs, Row, selection};
+use super::steps;
 use super::yaml::{self, At, Key, Node, Tree};
 
 /// A document longer than this is not a sequence that anybody wrote.
@@ -114,7 +119,6 @@ struct Parser {
 }
 
 const DOCUMENT_KEYS: [&str; 6] = ["name", "description", "variables", "steps", "on-failure", "always"];
-const VARIABLE_KEYS: [&str; 5] = ["type", "description", "default", "choices", "secret"];
 const GROUP_KEYS: [&str; 6] = ["group", "when", "continue-on-error", "steps", "on-failure", "always"];
 const STEP_KEYS: [&str; 6] = ["name", "when", "continue-on-error", "retry", "timeout", "register"];
 const RETRY_KEYS: [&str; 3] = ["attempts", "first", "longest"];
@@ -135,118 +139,6 @@ impl Parser {
         let mut body = self.block(map, node.at, "a task sequence");
         body.number("");
         Some(Sequence { format: FORMAT, name, description, variables, body })
-    }
-
-    fn variables(&mut self, node: &Node) -> Vec<Variable> {
-        let Some(map) = self.map(node, "`variables`", "write `NAME: VALUE`, a line each") else {
-            return Vec::new();
-        };
-        let mut variables = Vec::new();
-        for (key, node) in map {
-            self.name_of_variable(key);
-            let variable = match &node.tree {
-                Tree::Map(fields) => self.variable(key, node, fields),
-                _ => Variable {
-                    name: key.text.clone(),
-                    kind: type_of(&node.tree),
-                    description: String::new(),
-                    default: Some(node.json()),
-                    choices: Vec::new(),
-                    secret: false,
-                },
-            };
-            if matches!(node.tree, Tree::Null) {
-                self.add(
-                    key.at,
-                    format!("the variable `{}` has neither a value nor a type", key.text),
-                    format!("write `{}: {{ type: text }}` for one that the deployment gives", key.text),
-                );
-            }
-            if let Some(default) = &variable.default {
-                self.templates(default, node.at);
-            }
-            self.variables.insert(key.text.clone());
-            variables.push(variable);
-        }
-        variables
-    }
-
-    fn variable(&mut self, key: &Key, node: &Node, fields: &[(Key, Node)]) -> Variable {
-        self.known_keys(fields, &VARIABLE_KEYS, "a variable");
-        let default = find(fields, "default").map(|(_, node)| node.json());
-        let named = self.optional_text(fields, "type");
-        let kind = named
-            .as_deref()
-            .map(|name| self.variable_type(fields, name))
-            .unwrap_or_else(|| find(fields, "default").map_or(VariableType::Text, |(_, node)| type_of(&node.tree)));
-        let choices = match find(fields, "choices").map(|(_, node)| (node, &node.tree)) {
-            Some((_, Tree::List(list))) => list.iter().map(Node::json).collect(),
-            Some((node, _)) => {
-                self.add(node.at, "`choices` must be a list", "choices: [small, large]");
-                Vec::new()
-            }
-            None => Vec::new(),
-        };
-        let variable = Variable {
-            name: key.text.clone(),
-            kind,
-            description: self.optional_text(fields, "description").unwrap_or_default(),
-            default,
-            choices,
-            secret: self.optional_boolean(fields, "secret"),
-        };
-        self.variable_fits(&variable, find(fields, "default").map_or(node.at, |(_, node)| node.at));
-        variable
-    }
-
-    fn variable_type(&mut self, fields: &[(Key, Node)], name: &str) -> VariableType {
-        if let Some((_, kind)) = VariableType::ALL.iter().find(|(known, _)| *known == name) {
-            return *kind;
-        }
-        let known: Vec<&str> = VariableType::ALL.iter().map(|(name, _)| *name).collect();
-        let at = find(fields, "type").map_or(At::default(), |(_, node)| node.at);
-        self.add(at, format!("`{name}` is not a type of variable"), instead(name, &known));
-        VariableType::Text
-    }
-
-    fn variable_fits(&mut self, variable: &Variable, at: At) {
-        let Some(default) = &variable.default else { return };
-        let (name, kind) = (&variable.name, variable.kind.name());
-        if default.as_str().is_some_and(condition::is_template) {
-            return;
-        }
-        if !variable.kind.accepts(default) {
-            let hint = format!("write a value of type {kind}, or another `type`");
-            self.add(at, format!("the default of `{name}` is {default}, which is not of type {kind}"), hint);
-        } else if !variable.choices.is_empty() && !variable.choices.contains(default) {
-            let choices: Vec<String> = variable.choices.iter().map(ToString::to_string).collect();
-            let hint = format!("there is {}", choices.join(", "));
-            self.add(at, format!("the default of `{name}` is {default}, which is not among its choices"), hint);
-        }
-        if variable.secret {
-            self.add(
-                at,
-                format!("the secret variable `{name}` has its value in the document"),
-                "leave `default` out: a secret is given by the site, a collection or the machine",
-            );
-        }
-    }
-
-    fn name_of_variable(&mut self, key: &Key) {
-        let good = key
-            .text
-            .chars()
-            .enumerate()
-            .all(|(index, c)| c == '_' || c.is_ascii_lowercase() || (index > 0 && c.is_ascii_digit()));
-        if !good || key.text.is_empty() {
-            let better: String =
-                key.text.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            self.add(
-                key.at,
-                format!("`{}` is not a name for a variable", key.text),
-                format!("use a-z, 0-9 and `_`: `{better}`"),
-            );
-        }
     }
 
     fn block(&mut self, map: &[(Key, Node)], at: At, what: &str) -> Block {
@@ -458,325 +350,10 @@ impl Parser {
         }
         parsed
     }
-
-    fn parameters(&mut self, row: &Row, key: &Key, node: &Node) -> Map<String, Value> {
-        let empty = Vec::new();
-        let map = match &node.tree {
-            Tree::Null => &empty,
-            Tree::Map(map) => map,
-            _ => {
-                let first = row.parameters.first().map_or("", |parameter| parameter.name);
-                let example =
-                    format!("write `{}: {{ {first}: ... }}`, or each parameter on a line of its own", row.name);
-                self.add(
-                    node.at,
-                    format!("`{}` takes a map of parameters, and this is {}", row.name, node.kind()),
-                    example,
-                );
-                return Map::new();
-            }
-        };
-        let names: Vec<&str> = row.parameters.iter().map(|parameter| parameter.name).collect();
-        for (key, _) in map.iter().filter(|(key, _)| !names.contains(&key.text.as_str())) {
-            let hint = if STEP_KEYS.contains(&key.text.as_str()) {
-                format!("it belongs to the step: indent it like `{}`", row.name)
-            } else {
-                instead(&key.text, &names)
-            };
-            self.add(key.at, format!("`{}` has no parameter `{}`", row.name, key.text), hint);
-        }
-        for parameter in
-            row.parameters.iter().filter(|parameter| parameter.required && find(map, parameter.name).is_none())
-        {
-            let hint = format!("write `{}: {{ {}: ... }}`", row.name, parameter.name);
-            self.add(key.at, format!("`{}` lacks `{}`: {}", row.name, parameter.name, parameter.summary), hint);
-        }
-        let mut with = Map::new();
-        for (key, node) in map {
-            if let Some(parameter) = row.parameter(&key.text) {
-                self.value(node, parameter.kind, &format!("`{}` of `{}`", key.text, row.name));
-                with.insert(key.text.clone(), node.json());
-            }
-        }
-        with
-    }
-
-    /// Checks a value against its kind; one with a template is checked for its names, and for its type in the plan.
-    fn value(&mut self, node: &Node, kind: Kind, what: &str) {
-        self.templates_in(node);
-        if matches!(&node.tree, Tree::Text(text) if condition::is_template(text)) {
-            return;
-        }
-        let wrong =
-            |expected: String| (format!("{what} is `{}`, and must be {expected}", node.quoted()), String::new());
-        let fault = match (kind, &node.tree) {
-            (Kind::Anything, _) => None,
-            (Kind::Image, Tree::Text(text)) => self.unknown_image(text, what),
-            (Kind::Text, Tree::Text(_)) => None,
-            (Kind::Path, Tree::Text(text)) if text.starts_with('/') && !text.split('/').any(|part| part == "..") => {
-                None
-            }
-            (Kind::Path, _) => Some(wrong("an absolute path without `..`".into())),
-            (Kind::Integer { min, max }, Tree::Number(number))
-                if number.as_i64().is_some_and(|n| (min..=max).contains(&n)) =>
-            {
-                None
-            }
-            (Kind::Integer { min, max }, _) => Some(wrong(format!("a whole number from {min} to {max}"))),
-            (Kind::Bytes, Tree::Number(number)) if number.as_u64().is_some() => None,
-            (Kind::Bytes, Tree::Text(text)) if Bytes::parse(text).is_some() => None,
-            (Kind::Bytes, _) => Some(wrong(format!("a size, such as {}", Bytes::EXAMPLES))),
-            (Kind::Duration, Tree::Number(number)) if number.as_u64().is_some() => None,
-            (Kind::Duration, Tree::Text(text)) if Seconds::parse(text).is_some() => None,
-            (Kind::Duration, _) => Some(wrong(format!("a duration, such as {}", Seconds::EXAMPLES))),
-            (Kind::Boolean, Tree::Boolean(_)) => None,
-            (Kind::Boolean, _) => Some(wrong("true or false".into())),
-            (Kind::Choice(choices), Tree::Text(text)) if choices.contains(&text.as_str()) => None,
-            (Kind::Choice(choices), _) => {
-                Some((format!("{what} is `{}`", node.quoted()), instead(&node.quoted(), choices)))
-            }
-            (Kind::Texts | Kind::Integers, Tree::List(list)) => {
-                for node in list {
-                    let kind = if kind == Kind::Texts {
-                        Kind::Text
-                    } else {
-                        Kind::Integer { min: i32::MIN.into(), max: i32::MAX.into() }
-                    };
-                    self.value(node, kind, &format!("an entry of {what}"));
-                }
-                list.is_empty().then(|| wrong("a list with at least one entry".into())).filter(|_| kind == Kind::Texts)
-            }
-            (Kind::Texts, Tree::Text(text)) => {
-                let parts: Vec<&str> = text.split_whitespace().collect();
-                Some((format!("{what} must be a list, one argument an entry"), format!("[{}]", parts.join(", "))))
-            }
-            (Kind::Texts | Kind::Integers, _) => Some(wrong("a list".into())),
-            (Kind::TextMap, Tree::Map(map)) => {
-                map.iter().for_each(|(key, node)| self.value(node, Kind::Text, &format!("`{}` in {what}", key.text)));
-                None
-            }
-            (Kind::TextMap, _) => Some(wrong("a map of texts".into())),
-            (Kind::FileMode, Tree::Text(text)) if u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o7777) => None,
-            (Kind::FileMode, _) => Some((
-                format!("{what} is `{}`, and must be permission bits in quotes", node.quoted()),
-                "mode: \"0644\"".into(),
-            )),
-            (Kind::DiskRule, _) => return self.disk_rule(node, what),
-            (Kind::Text | Kind::Image, Tree::Number(_) | Tree::Boolean(_)) => Some((
-                format!("{what} is {}, and must be a text", node.kind()),
-                format!("put it in quotes: \"{}\"", node.quoted()),
-            )),
-            (Kind::Text | Kind::Image, _) => Some(wrong("a text".into())),
-        };
-        if let Some((message, hint)) = fault {
-            self.add(node.at, message, hint);
-        }
-    }
-
-    fn unknown_image(&self, reference: &str, what: &str) -> Option<(String, String)> {
-        let images = &self.known.as_ref()?.images;
-        let name = reference.split('@').next().unwrap_or_default();
-        if images.iter().any(|image| image == name) {
-            return None;
-        }
-        let hint = match images.as_slice() {
-            [] => "import one: `remint image import FILE --name NAME`".to_owned(),
-            images => instead(name, &images.iter().map(String::as_str).collect::<Vec<_>>()),
-        };
-        Some((format!("{what} names `{name}`, which this site does not have"), hint))
-    }
-
-    fn disk_rule(&mut self, node: &Node, what: &str) {
-        match &node.tree {
-            Tree::Text(text) if selection::NAMED.contains(&text.as_str()) => {}
-            Tree::Text(text) if text.starts_with("/dev/") => {
-                self.add(
-                    node.at,
-                    format!("{what} is `{text}`"),
-                    format!("names of devices change between boots; if you are sure: {{ path: {text} }}"),
-                );
-            }
-            Tree::Map(map) => {
-                self.known_keys(map, &selection::DESCRIBED, what);
-                for (key, node) in map {
-                    let kind = if key.text.starts_with("at-") { Kind::Bytes } else { Kind::Text };
-                    if selection::DESCRIBED.contains(&key.text.as_str()) {
-                        self.value(node, kind, &format!("`{}` of {what}", key.text));
-                    }
-                }
-            }
-            _ => {
-                let mut known = selection::NAMED.to_vec();
-                known.push("{ serial: SERIAL }");
-                self.add(node.at, format!("{what} is `{}`", node.quoted()), instead(&node.quoted(), &known));
-            }
-        }
-    }
-
-    /// Whether the step can do its work where it stands, and what holds after it.
-    fn stands(&mut self, row: &Row, at: At, with: &Map<String, Value>, conditional: bool) {
-        let standing = &mut self.standing;
-        let fault = if !row.places.contains(&standing.place) {
-            let (place, wanted) = (standing.place.words(), row.places[0]);
-            Some((
-                format!("`{}` cannot run here, in the {place}", row.name),
-                format!("it runs in the {}: put `- restart: {{ into: {} }}` before it", wanted.words(), wanted.name()),
-            ))
-        } else if row.needs == Needs::System && !standing.system {
-            Some((
-                format!("`{}` needs a system on the disk, and nothing has put one there yet", row.name),
-                "put `- apply-image:` before it".to_owned(),
-            ))
-        } else {
-            None
-        };
-        match row.gives {
-            Gives::Blank => (standing.system, standing.agent) = (false, false),
-            Gives::Variable => self.learn(at, with),
-            Gives::System => (standing.system, standing.agent) = (true, false),
-            Gives::Agent => standing.agent = true,
-            Gives::Place => {
-                let into = with.get("into").and_then(Value::as_str).unwrap_or(Place::InstalledSystem.name());
-                let installed = into == Place::InstalledSystem.name();
-                if installed && !(standing.system && standing.agent) && fault.is_none() {
-                    self.add(
-                        at,
-                        "the run cannot go on in the installed system: its agent is not there",
-                        "put `- install-agent:` before it",
-                    );
-                }
-                if !conditional {
-                    self.standing.place = if installed { Place::InstalledSystem } else { Place::BootEnvironment };
-                    (self.standing.system, self.standing.agent) =
-                        (self.standing.system || installed, self.standing.agent || installed);
-                }
-            }
-            Gives::Nothing => {}
-        }
-        if let Some((message, hint)) = fault {
-            self.add(at, message, hint);
-        }
-    }
-
-    /// A step gives a variable its value: from here on there is one.
-    fn learn(&mut self, at: At, with: &Map<String, Value>) {
-        if let Some(name) = with.get("variable").and_then(Value::as_str) {
-            self.name_of_variable(&Key { at, text: name.to_owned() });
-            self.variables.insert(name.to_owned());
-        }
-    }
-
-    fn templates_in(&mut self, node: &Node) {
-        if let Tree::Text(text) = &node.tree {
-            self.templates(&Value::from(text.as_str()), node.at);
-        }
-    }
-
-    fn templates(&mut self, value: &Value, at: At) {
-        let Some(text) = value.as_str().filter(|text| condition::is_template(text)) else { return };
-        match condition::names_in_template(text) {
-            Ok(names) => self.names(&names, at),
-            Err(error) => self.add(at, error.to_string(), "{{ vars.NAME }} or {{ machine.FACT }}"),
-        }
-    }
-
-    fn names(&mut self, names: &[String], at: At) {
-        for name in names {
-            let mut parts = name.split('.');
-            let (top, next) = (parts.next().unwrap_or_default(), parts.next());
-            let known: Vec<&str> = match top {
-                "machine" => FACTS.iter().map(|(name, _)| *name).collect(),
-                "run" => RUN_FACTS.iter().map(|(name, _)| *name).collect(),
-                "vars" => self.variables.iter().map(String::as_str).collect(),
-                _ => {
-                    let hint = if self.variables.contains(top) {
-                        format!("variables are in `vars`: `vars.{top}`")
-                    } else {
-                        instead(top, &condition::NAMES)
-                    };
-                    self.add(at, format!("`{top}` does not exist"), hint);
-                    continue;
-                }
-            };
-            if let Some(next) = next.filter(|next| !known.contains(next)) {
-                let what = if top == "vars" { "unknown variable" } else { "unknown fact" };
-                let hint = match instead(next, &known) {
-                    near if near.starts_with("did you mean") || top != "vars" => near,
-                    _ => format!("declare it: `variables: {{ {next}: VALUE }}`, or set it in a step before this one"),
-                };
-                self.add(at, format!("{what} `{top}.{next}`"), hint);
-            }
-        }
-    }
-
-    fn map<'a>(&mut self, node: &'a Node, what: &str, example: &str) -> Option<&'a [(Key, Node)]> {
-        match &node.tree {
-            Tree::Map(map) => Some(map),
-            _ => {
-                self.add(node.at, format!("{what} must be a map, and this is {}", node.kind()), example);
-                None
-            }
-        }
-    }
-
-    fn known_keys(&mut self, map: &[(Key, Node)], known: &[&str], what: &str) {
-        for (key, _) in map.iter().filter(|(key, _)| !known.contains(&key.text.as_str())) {
-            self.add(key.at, format!("{what} has no key `{}`", key.text), instead(&key.text, known));
-        }
-    }
-
-    fn required_text(&mut self, map: &[(Key, Node)], at: At, key: &str, example: &str) -> Option<String> {
-        if find(map, key).is_none() {
-            self.add(at, format!("`{key}` is missing"), example);
-        }
-        self.optional_text(map, key)
-    }
-
-    fn optional_text(&mut self, map: &[(Key, Node)], key: &str) -> Option<String> {
-        let (_, node) = find(map, key)?;
-        match &node.tree {
-            Tree::Text(text) if !text.trim().is_empty() => Some(text.clone()),
-            Tree::Number(_) | Tree::Boolean(_) => {
-                self.add(
-                    node.at,
-                    format!("`{key}` must be a text, and this is {}", node.kind()),
-                    format!("{key}: \"{}\"", node.quoted()),
-                );
-                None
-            }
-            _ => {
-                let is = if matches!(node.tree, Tree::Text(_)) { "an empty one" } else { node.kind() };
-                self.add(node.at, format!("`{key}` must be a text, and this is {is}"), format!("{key}: some words"));
-                None
-            }
-        }
-    }
-
-    fn optional_boolean(&mut self, map: &[(Key, Node)], key: &str) -> bool {
-        let Some((_, node)) = find(map, key) else { return false };
-        if let Tree::Boolean(value) = node.tree {
-            return value;
-        }
-        self.add(
-            node.at,
-            format!("`{key}` must be true or false, and this is {}", node.kind()),
-            format!("{key}: true"),
-        );
-        false
-    }
 }
 
 fn find<'a>(map: &'a [(Key, Node)], name: &str) -> Option<&'a (Key, Node)> {
     map.iter().find(|(key, _)| key.text == name)
-}
-
-fn type_of(tree: &Tree) -> VariableType {
-    match tree {
-        Tree::Boolean(_) => VariableType::Boolean,
-        Tree::Number(_) => VariableType::Integer,
-        Tree::List(_) => VariableType::List,
-        _ => VariableType::Text,
-    }
 }
 
 fn step_names() -> Vec<&'static str> {

@@ -1,0 +1,166 @@
+//! The parameters of a step, each against its kind.
+
+use serde_json::{Map, Value};
+
+use super::super::condition;
+use super::super::quantity::{Bytes, Seconds};
+use super::super::spelling::instead;
+use super::super::steps::{Kind, Row, selection};
+use super::super::yaml::{Key, Node, Tree};
+use super::{Parser, STEP_KEYS, find};
+
+impl Parser {
+    pub(super) fn parameters(&mut self, row: &Row, key: &Key, node: &Node) -> Map<String, Value> {
+        let empty = Vec::new();
+        let map = match &node.tree {
+            Tree::Null => &empty,
+            Tree::Map(map) => map,
+            _ => {
+                let first = row.parameters.first().map_or("", |parameter| parameter.name);
+                let example =
+                    format!("write `{}: {{ {first}: ... }}`, or each parameter on a line of its own", row.name);
+                self.add(
+                    node.at,
+                    format!("`{}` takes a map of parameters, and this is {}", row.name, node.kind()),
+                    example,
+                );
+                return Map::new();
+            }
+        };
+        let names: Vec<&str> = row.parameters.iter().map(|parameter| parameter.name).collect();
+        for (key, _) in map.iter().filter(|(key, _)| !names.contains(&key.text.as_str())) {
+            let hint = if STEP_KEYS.contains(&key.text.as_str()) {
+                format!("it belongs to the step: indent it like `{}`", row.name)
+            } else {
+                instead(&key.text, &names)
+            };
+            self.add(key.at, format!("`{}` has no parameter `{}`", row.name, key.text), hint);
+        }
+        for parameter in
+            row.parameters.iter().filter(|parameter| parameter.required && find(map, parameter.name).is_none())
+        {
+            let hint = format!("write `{}: {{ {}: ... }}`", row.name, parameter.name);
+            self.add(key.at, format!("`{}` lacks `{}`: {}", row.name, parameter.name, parameter.summary), hint);
+        }
+        let mut with = Map::new();
+        for (key, node) in map {
+            if let Some(parameter) = row.parameter(&key.text) {
+                self.value(node, parameter.kind, &format!("`{}` of `{}`", key.text, row.name));
+                with.insert(key.text.clone(), node.json());
+            }
+        }
+        with
+    }
+
+    /// Checks a value against its kind; one with a template is checked for its names, and for its type in the plan.
+    fn value(&mut self, node: &Node, kind: Kind, what: &str) {
+        self.templates_in(node);
+        if matches!(&node.tree, Tree::Text(text) if condition::is_template(text)) {
+            return;
+        }
+        let wrong =
+            |expected: String| (format!("{what} is `{}`, and must be {expected}", node.quoted()), String::new());
+        let fault = match (kind, &node.tree) {
+            (Kind::Anything, _) => None,
+            (Kind::Image, Tree::Text(text)) => self.unknown_image(text, what),
+            (Kind::Text, Tree::Text(_)) => None,
+            (Kind::Path, Tree::Text(text)) if text.starts_with('/') && !text.split('/').any(|part| part == "..") => {
+                None
+            }
+            (Kind::Path, _) => Some(wrong("an absolute path without `..`".into())),
+            (Kind::Integer { min, max }, Tree::Number(number))
+                if number.as_i64().is_some_and(|n| (min..=max).contains(&n)) =>
+            {
+                None
+            }
+            (Kind::Integer { min, max }, _) => Some(wrong(format!("a whole number from {min} to {max}"))),
+            (Kind::Bytes, Tree::Number(number)) if number.as_u64().is_some() => None,
+            (Kind::Bytes, Tree::Text(text)) if Bytes::parse(text).is_some() => None,
+            (Kind::Bytes, _) => Some(wrong(format!("a size, such as {}", Bytes::EXAMPLES))),
+            (Kind::Duration, Tree::Number(number)) if number.as_u64().is_some() => None,
+            (Kind::Duration, Tree::Text(text)) if Seconds::parse(text).is_some() => None,
+            (Kind::Duration, _) => Some(wrong(format!("a duration, such as {}", Seconds::EXAMPLES))),
+            (Kind::Boolean, Tree::Boolean(_)) => None,
+            (Kind::Boolean, _) => Some(wrong("true or false".into())),
+            (Kind::Choice(choices), Tree::Text(text)) if choices.contains(&text.as_str()) => None,
+            (Kind::Choice(choices), _) => {
+                Some((format!("{what} is `{}`", node.quoted()), instead(&node.quoted(), choices)))
+            }
+            (Kind::Texts | Kind::Integers, Tree::List(list)) => {
+                for node in list {
+                    let kind = if kind == Kind::Texts {
+                        Kind::Text
+                    } else {
+                        Kind::Integer { min: i32::MIN.into(), max: i32::MAX.into() }
+                    };
+                    self.value(node, kind, &format!("an entry of {what}"));
+                }
+                list.is_empty().then(|| wrong("a list with at least one entry".into())).filter(|_| kind == Kind::Texts)
+            }
+            (Kind::Texts, Tree::Text(text)) => {
+                let parts: Vec<&str> = text.split_whitespace().collect();
+                Some((format!("{what} must be a list, one argument an entry"), format!("[{}]", parts.join(", "))))
+            }
+            (Kind::Texts | Kind::Integers, _) => Some(wrong("a list".into())),
+            (Kind::TextMap, Tree::Map(map)) => {
+                map.iter().for_each(|(key, node)| self.value(node, Kind::Text, &format!("`{}` in {what}", key.text)));
+                None
+            }
+            (Kind::TextMap, _) => Some(wrong("a map of texts".into())),
+            (Kind::FileMode, Tree::Text(text)) if u32::from_str_radix(text, 8).is_ok_and(|mode| mode <= 0o7777) => None,
+            (Kind::FileMode, _) => Some((
+                format!("{what} is `{}`, and must be permission bits in quotes", node.quoted()),
+                "mode: \"0644\"".into(),
+            )),
+            (Kind::DiskRule, _) => return self.disk_rule(node, what),
+            (Kind::Text | Kind::Image, Tree::Number(_) | Tree::Boolean(_)) => Some((
+                format!("{what} is {}, and must be a text", node.kind()),
+                format!("put it in quotes: \"{}\"", node.quoted()),
+            )),
+            (Kind::Text | Kind::Image, _) => Some(wrong("a text".into())),
+        };
+        if let Some((message, hint)) = fault {
+            self.add(node.at, message, hint);
+        }
+    }
+
+    fn unknown_image(&self, reference: &str, what: &str) -> Option<(String, String)> {
+        let images = &self.known.as_ref()?.images;
+        let name = reference.split('@').next().unwrap_or_default();
+        if images.iter().any(|image| image == name) {
+            return None;
+        }
+        let hint = match images.as_slice() {
+            [] => "import one: `remint image import FILE --name NAME`".to_owned(),
+            images => instead(name, &images.iter().map(String::as_str).collect::<Vec<_>>()),
+        };
+        Some((format!("{what} names `{name}`, which this site does not have"), hint))
+    }
+
+    fn disk_rule(&mut self, node: &Node, what: &str) {
+        match &node.tree {
+            Tree::Text(text) if selection::NAMED.contains(&text.as_str()) => {}
+            Tree::Text(text) if text.starts_with("/dev/") => {
+                self.add(
+                    node.at,
+                    format!("{what} is `{text}`"),
+                    format!("names of devices change between boots; if you are sure: {{ path: {text} }}"),
+                );
+            }
+            Tree::Map(map) => {
+                self.known_keys(map, &selection::DESCRIBED, what);
+                for (key, node) in map {
+                    let kind = if key.text.starts_with("at-") { Kind::Bytes } else { Kind::Text };
+                    if selection::DESCRIBED.contains(&key.text.as_str()) {
+                        self.value(node, kind, &format!("`{}` of {what}", key.text));
+                    }
+                }
+            }
+            _ => {
+                let mut known = selection::NAMED.to_vec();
+                known.push("{ serial: SERIAL }");
+                self.add(node.at, format!("{what} is `{}`", node.quoted()), instead(&node.quoted(), &known));
+            }
+        }
+    }
+}
