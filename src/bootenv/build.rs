@@ -12,6 +12,7 @@ use super::error::Error;
 use super::manifest::{self, FileEntry, Manifest};
 use super::modules::{Flavour, Tables};
 use super::plan::{Plan, Source, VIRTUAL_INITRAMFS_BYTES_MAX};
+use super::tools::{self, Toolbox};
 use crate::stdx::file::{sync_folder, write_whole};
 use crate::stdx::time::Timestamp;
 
@@ -47,10 +48,12 @@ pub fn build(plan: &Plan, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<(
     }
     let kernel = Kernel::open(&scratch.0.join("kernel"), &packages[0])?;
     say(&format!("writing the initramfs for Linux {}", kernel.release));
-    let (initramfs, modules) = initramfs(plan.flavour, &kernel, &agent)?;
+    let toolbox = tools::collect(&plan.tools, &scratch.0, &plan.cache, now)?;
+    let (initramfs, modules) = initramfs(plan.flavour, &kernel, &agent, &toolbox)?;
     let mut files = vec![("vmlinuz", kernel.image.clone()), ("initrd.img", initramfs)];
     files.extend(boot_programs(&scratch.0, &packages[1..])?);
     let entries = files.iter().map(|(name, content)| FileEntry::of(name, content)).collect();
+    packages.extend(toolbox.packages);
     let manifest = Manifest::new(plan.flavour, &kernel.release, &agent, &packages, modules, entries);
     let folder = publish(&plan.output, &manifest, &files)?;
     say(&format!("build {} is current", manifest.build));
@@ -141,7 +144,7 @@ fn entry_with_prefix(folder: &Path, prefix: &str) -> Option<PathBuf> {
 }
 
 /// The compressed archive and how many modules it has.
-fn initramfs(flavour: Flavour, kernel: &Kernel, agent: &[u8]) -> Result<(Vec<u8>, usize), Error> {
+fn initramfs(flavour: Flavour, kernel: &Kernel, agent: &[u8], toolbox: &Toolbox) -> Result<(Vec<u8>, usize), Error> {
     let chosen = kernel.tables.select(flavour.lines());
     let mut archive = Archive::default();
     for folder in ["dev", "etc", "mnt", "proc", "run", "sys", "tmp", "var/lib"] {
@@ -149,6 +152,9 @@ fn initramfs(flavour: Flavour, kernel: &Kernel, agent: &[u8]) -> Result<(Vec<u8>
     }
     archive.character_device("dev/console", 0o600, 5, 1);
     archive.file("init", 0o755, agent.to_vec());
+    for (path, (mode, content)) in &toolbox.files {
+        archive.file(path, *mode, content.clone());
+    }
     // The kernel calls it when it wants a file system or a protocol.
     archive.symlink("sbin/modprobe", "../init");
     let folder = format!("lib/modules/{}", kernel.release);
@@ -291,6 +297,7 @@ mod tests {
             grub_deb: Some(package(folder, "grub", &modules)),
             shim_deb: Some(package(folder, "shim-signed", &[(BOOT_PROGRAMS[3].3, b"shim")])),
             signed_grub_deb: Some(package(folder, "grub-signed", &[(BOOT_PROGRAMS[4].3, b"grub")])),
+            tool_debs: Some(Vec::new()),
         }))
     }
 

@@ -32,6 +32,17 @@ impl Package {
         Ok(Package { name: field("Package")?, version: field("Version")?, file: file.to_owned() })
     }
 
+    /// Names of the packages that it depends on; of alternatives the first.
+    pub fn depends(&self) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        for field in ["Pre-Depends", "Depends"] {
+            let text = run(Command::new("dpkg-deb").arg("-f").arg(&self.file).arg(field))?;
+            let first = |one: &str| one.split(['(', '|', ':']).next().map(|name| name.trim().to_owned());
+            names.extend(text.split(',').filter_map(first).filter(|name| !name.is_empty()));
+        }
+        Ok(names)
+    }
+
     /// Unpacks the package's files below `folder`.
     pub fn unpack(&self, folder: &Path) -> Result<(), Error> {
         run(Command::new("dpkg-deb").arg("-x").arg(&self.file).arg(folder)).map(drop)

@@ -17,6 +17,10 @@ pub enum Error {
     NoPackage { package: String, suite: String },
     #[error("find {what} in {package}")]
     NotInPackage { what: String, package: String },
+    #[error("find the package `{package}`, whose programs steps need")]
+    NoTool { package: String },
+    #[error("find the library {library} that {program} needs")]
+    NoLibrary { library: String, program: String },
     #[error("find the agent at {path}")]
     NoAgent { path: PathBuf },
     #[error("use {path} as the agent: it is not a static program")]
@@ -47,6 +51,9 @@ impl Hint for Error {
             }
             Error::NotInPackage { package, .. } => {
                 format!("is {package} the right package? --kernel-deb wants a Debian linux-image package")
+            }
+            Error::NoTool { .. } | Error::NoLibrary { .. } => {
+                "give each package of boot/tools.list and those of its libraries with --tool-deb".to_owned()
             }
             Error::NoAgent { .. } | Error::AgentNotStatic { .. } => {
                 "build it with scripts/agent, or give its place with --agent".to_owned()

@@ -3,7 +3,8 @@
 //!
 //! Ingredients are Debian packages: a kernel package (named and downloaded through apt, or given as a file), `ipxe`,
 //! `grub-efi-amd64-bin`, and for Secure Boot `shim-signed` and `grub-efi-amd64-signed`. Nothing of them is kept in the source tree. `plan` says all that will be done, `build` does it:
-//! packages are fetched and unpacked (`debian`), modules are chosen by the lists in boot/modules (`modules`), and the
+//! packages are fetched and unpacked (`debian`), modules are chosen by the lists in boot/modules (`modules`), the programs
+//! that steps run are taken with their libraries (`tools`, `elf`), and the
 //! initramfs is written with `remint-agent` as its `/init` (`cpio`). What comes out lies in `SITE/boot/BUILD/` with a
 //! manifest of sizes and SHA-256s (`manifest`), and `SITE/boot/current` is switched to it in one step.
 //!
@@ -16,7 +17,9 @@
 pub mod build;
 pub mod cpio;
 pub mod debian;
+pub mod elf;
 pub mod error;
 pub mod manifest;
 pub mod modules;
 pub mod plan;
+pub mod tools;

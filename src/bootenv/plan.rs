@@ -17,6 +17,16 @@ pub enum Source {
     File(PathBuf),
 }
 
+/// Where the programs come from that steps run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tools {
+    Archive {
+        suite: String,
+    },
+    /// Package files at hand, those of the libraries among them. None at all: no programs.
+    Files(Vec<PathBuf>),
+}
+
 /// What is asked for; what is left out gets its default in `Plan::new`.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -34,6 +44,7 @@ pub struct Request {
     pub grub_deb: Option<PathBuf>,
     pub shim_deb: Option<PathBuf>,
     pub signed_grub_deb: Option<PathBuf>,
+    pub tool_debs: Option<Vec<PathBuf>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +58,8 @@ pub struct Plan {
     pub shim: Source,
     /// Signed by Debian. That of Debian 12 has no HTTP built in, and may load nothing.
     pub signed_grub: Source,
+    /// mke2fs and its like, of Debian 12: newer ones make file systems that the boot loaders of older systems cannot read.
+    pub tools: Tools,
     pub agent: PathBuf,
     pub output: PathBuf,
     pub cache: PathBuf,
@@ -69,6 +82,7 @@ impl Plan {
             grub: source(request.grub_deb, "grub-efi-amd64-bin", "bookworm"),
             shim: source(request.shim_deb, "shim-signed", "trixie"),
             signed_grub: source(request.signed_grub_deb, "grub-efi-amd64-signed", "trixie"),
+            tools: request.tool_debs.map_or(Tools::Archive { suite: "bookworm".to_owned() }, Tools::Files),
             agent: request.agent,
             output: request.output,
             cache: request.cache,
@@ -101,6 +115,10 @@ impl fmt::Display for Plan {
         writeln!(f, "  iPXE     {}", self.ipxe)?;
         writeln!(f, "  GRUB     {}", self.grub)?;
         writeln!(f, "  Secure Boot  {} and {}", self.shim, self.signed_grub)?;
+        match &self.tools {
+            Tools::Archive { suite } => writeln!(f, "  programs for steps  of Debian {suite}")?,
+            Tools::Files(files) => writeln!(f, "  programs for steps  of {} package files", files.len())?,
+        }
         writeln!(f, "  agent    {}", self.agent.display())?;
         write!(f, "  output   {}", self.output.display())
     }

@@ -48,6 +48,9 @@ pub(super) struct Build {
     /// `grub-efi-amd64-signed` package file instead of a download
     #[arg(long, value_name = "FILE")]
     signed_grub_deb: Option<PathBuf>,
+    /// Package file with programs that steps run, or with one of their libraries, instead of downloads; repeated
+    #[arg(long = "tool-deb", value_name = "FILE")]
+    tool_debs: Vec<PathBuf>,
     /// Keeps downloads from one build to the next [default: ~/.cache/remint]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -87,6 +90,7 @@ fn build(arguments: Build, context: &Context) -> Result<(), Failure> {
         grub_deb: arguments.grub_deb,
         shim_deb: arguments.shim_deb,
         signed_grub_deb: arguments.signed_grub_deb,
+        tool_debs: (!arguments.tool_debs.is_empty()).then_some(arguments.tool_debs),
     });
     if dry_run {
         output::line(plan.to_string());

@@ -21,7 +21,8 @@ use crate::stdx::backoff::Backoff;
 use crate::stdx::time::Timestamp;
 
 use super::host::Place;
-use super::journal::{DiskIdentity, Entry, Finished, RunResult, StepResult, What};
+use super::journal::{Entry, Finished, RunResult, StepResult, What};
+use super::layout::Target;
 use super::model::{Block, Item, ItemId, Sequence, Step, Work};
 
 /// A step that never comes to its end because the machine dies under it is not begun more often than this.
@@ -52,7 +53,7 @@ pub struct Engine<'a> {
     /// Position of every item in the order of the document, for `Rewound`.
     order: HashMap<&'a ItemId, usize>,
     sets: Vec<(ItemId, Map<String, Value>)>,
-    target: Option<DiskIdentity>,
+    target: Option<Target>,
     /// A restart that a finished step asked for, and the boot in which it did.
     restart: Option<(String, Place)>,
     cancelled: bool,
@@ -137,8 +138,8 @@ impl<'a> Engine<'a> {
         state.running = None;
         state.finished = Some((entry.at, finished.result));
         self.sets.push((entry.item.clone(), finished.sets.clone()));
-        if finished.target.is_some() {
-            self.target.clone_from(&finished.target);
+        if finished.target.is_some() || finished.blank {
+            self.target = finished.target.as_deref().cloned();
         }
         if let (StepResult::Failed, Some(error)) = (finished.result, &finished.error) {
             self.first_error.get_or_insert_with(|| (entry.item.clone(), error.clone()));
@@ -184,8 +185,8 @@ impl<'a> Engine<'a> {
         self.sets.iter().flat_map(|(_, sets)| sets)
     }
 
-    /// The disk that holds the system, once a step has said so.
-    pub fn target(&self) -> Option<&DiskIdentity> {
+    /// Where the system is, once a step has said so.
+    pub fn target(&self) -> Option<&Target> {
         self.target.as_ref()
     }
 

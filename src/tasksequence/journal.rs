@@ -11,6 +11,7 @@ use crate::stdx::file::sync_folder;
 use crate::stdx::time::Timestamp;
 
 use super::host::Place;
+use super::layout::Target;
 use super::model::ItemId;
 
 /// One line of the journal. Its number is its place: the first entry is 0.
@@ -65,9 +66,12 @@ pub struct Finished {
     /// The machine restarts into this before anything else happens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<Place>,
-    /// The disk that holds the system from now on.
+    /// Where the system is from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<DiskIdentity>,
+    pub target: Option<Box<Target>>,
+    /// There is no system any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blank: bool,
 }
 
 /// A disk by what stays the same when the kernel names disks in another order.

@@ -26,10 +26,12 @@ pub mod deployment;
 pub mod engine;
 pub mod event;
 pub mod facts;
+pub mod fstab;
 #[cfg(feature = "server")]
 pub mod grant;
 pub mod host;
 pub mod journal;
+pub mod layout;
 pub mod link;
 pub mod model;
 #[cfg(feature = "server")]

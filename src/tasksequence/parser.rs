@@ -98,13 +98,15 @@ fn parse_document(text: &str, mut parser: Parser) -> Result<Sequence, Vec<Proble
 #[derive(Clone, Copy)]
 struct Standing {
     place: Place,
+    /// A root file system is there.
+    root: bool,
     system: bool,
     agent: bool,
 }
 
 impl Default for Standing {
     fn default() -> Standing {
-        Standing { place: Place::BootEnvironment, system: false, agent: false }
+        Standing { place: Place::BootEnvironment, root: false, system: false, agent: false }
     }
 }
 
@@ -115,6 +117,8 @@ struct Parser {
     variables: BTreeSet<String>,
     standing: Standing,
     depth: usize,
+    /// Names of the partitions, once a step has given them.
+    partitions: Option<Vec<String>>,
     known: Option<Known>,
 }
 
@@ -157,7 +161,7 @@ impl Parser {
         }
         let after = self.standing;
         // Steps may have failed anywhere: only what was true before is certain, though the place may have changed.
-        self.standing = Standing { system: after.system, agent: after.agent, ..before };
+        self.standing = Standing { root: after.root, system: after.system, agent: after.agent, ..before };
         let mut section = |key| find(map, key).map(|(_, node)| self.items(node, key)).unwrap_or_default();
         let (on_failure, always) = (section("on-failure"), section("always"));
         self.standing = after;

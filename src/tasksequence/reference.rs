@@ -2,7 +2,7 @@
 
 use super::facts::{FACTS, RUN_FACTS};
 use super::schema::{places, sentence};
-use super::steps::{self, Kind, Needs, Row, selection};
+use super::steps::{self, Kind, Needs, Parameter, Row, selection};
 
 /// The page, in Markdown.
 pub fn page() -> String {
@@ -27,13 +27,28 @@ pub fn page() -> String {
 
 fn section(row: &Row, text: &mut String) {
     text.push_str(&format!("\n## {}\n\n{} {}\n", row.name, sentence(row.summary), row.text));
-    let needs = if row.needs == Needs::System { " It needs a system on the disk." } else { "" };
+    let needs = match row.needs {
+        Needs::Nothing => "",
+        Needs::Root => " It needs a root file system on the disk.",
+        Needs::System => " It needs a system on the disk.",
+    };
     let erases = if row.erases { " **It erases a disk.**" } else { "" };
     text.push_str(&format!("\nRuns in: {}.{needs}{erases}\n", places(row)));
-    if !row.parameters.is_empty() {
-        text.push_str("\n| parameter | value | default | what it is |\n|---|---|---|---|\n");
-    }
+    parameters("parameter", row.parameters, text);
     for parameter in row.parameters {
+        if let Kind::Records(fields) = parameter.kind {
+            text.push_str(&format!("\nEach entry of `{}`:\n", parameter.name));
+            parameters("field", fields, text);
+        }
+    }
+    text.push_str(&format!("\n```yaml\n{}```\n", row.example));
+}
+
+fn parameters(what: &str, parameters: &[Parameter], text: &mut String) {
+    if !parameters.is_empty() {
+        text.push_str(&format!("\n| {what} | value | default | what it is |\n|---|---|---|---|\n"));
+    }
+    for parameter in parameters {
         let default = match (parameter.required, parameter.default) {
             (true, _) => "required",
             (false, "") => "",
@@ -46,7 +61,6 @@ fn section(row: &Row, text: &mut String) {
             parameter.summary
         ));
     }
-    text.push_str(&format!("\n```yaml\n{}```\n", row.example));
 }
 
 fn kind(kind: Kind) -> String {
@@ -65,6 +79,9 @@ fn kind(kind: Kind) -> String {
         Kind::Image => "`NAME`, `NAME@VERSION`, `NAME@TAG`".into(),
         Kind::DiskRule => format!("{}, or a map of {}", quoted(&selection::NAMED), quoted(&selection::DESCRIBED)),
         Kind::FileMode => "permission bits in quotes".into(),
+        Kind::Share => "size, as `512MiB`, `25%`, `rest`".into(),
+        Kind::Partition => "name or number".into(),
+        Kind::Records(_) => "list of maps".into(),
         Kind::Anything => "anything".into(),
     }
 }

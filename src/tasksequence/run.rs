@@ -163,7 +163,8 @@ impl<'a> Driver<'a, '_> {
                     evidence: done.evidence,
                     sets,
                     restart: done.restart_after,
-                    target: done.target,
+                    target: done.target.map(Box::new),
+                    blank: done.blank,
                     ..Finished::default()
                 };
                 self.record(item.id.clone(), What::Finished(finished))?;
@@ -185,7 +186,8 @@ impl<'a> Driver<'a, '_> {
         }
         let with = condition::render_all(&Value::Object(step.with.clone()), &self.scope()?)?;
         let work = row.load(with)?;
-        if let Some(target) = self.engine.target() {
+        // A step that erases begins with whatever an interrupted one has left: there may be nothing to mount.
+        if let Some(target) = self.engine.target().filter(|_| !row.erases) {
             self.host.use_target(target)?;
         }
         let deadline = step.timeout_seconds.map(|seconds| self.host.now().plus_seconds(seconds.cast_signed()));
@@ -194,6 +196,7 @@ impl<'a> Driver<'a, '_> {
             order: self.order,
             journal: &self.entries,
             host: self.host,
+            target: self.engine.target(),
             watch: &mut Told { item: &item.id, reporter: self.reporter, deadline, hidden: &self.hidden },
             started_at: first.as_ref().map(|(at, _)| *at),
             started_in: first.map(|(_, boot)| boot),

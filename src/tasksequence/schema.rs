@@ -83,16 +83,9 @@ fn group() -> Value {
 }
 
 fn step(row: &Row) -> Value {
-    let mut parameters = Map::new();
-    for parameter in row.parameters {
-        parameters.insert(parameter.name.into(), described(parameter));
-    }
-    let required: Vec<&str> = row.parameters.iter().filter(|parameter| parameter.required).map(|p| p.name).collect();
-    let kind = if required.is_empty() { json!(["object", "null"]) } else { json!("object") };
-    let work = json!({
-        "type": kind, "description": format!("{} {}", sentence(row.summary), row.text), "properties": parameters,
-        "required": required, "additionalProperties": false,
-    });
+    let optional = row.parameters.iter().all(|parameter| !parameter.required);
+    let mut work = map_of(row.parameters, if optional { json!(["object", "null"]) } else { json!("object") });
+    work["description"] = format!("{} {}", sentence(row.summary), row.text).into();
     json!({
         "type": "object",
         "properties": {
@@ -133,8 +126,29 @@ fn kind(kind: Kind) -> Value {
         Kind::TextMap => or_template(json!({ "type": "object", "additionalProperties": { "type": "string" } })),
         Kind::DiskRule => or_template(disk_rule()),
         Kind::FileMode => or_template(json!({ "type": "string", "pattern": "^[0-7]{3,4}$" })),
+        Kind::Share => {
+            let text = json!({ "type": ["integer", "string"], "minimum": 1, "pattern": SHARE });
+            or_template(text)
+        }
+        Kind::Partition => json!({ "type": ["string", "integer"], "minimum": 1, "maximum": 128, "minLength": 1 }),
+        Kind::Records(fields) => or_template(records(fields)),
         Kind::Anything => json!({}),
     }
+}
+
+/// As `layout::Share` parses it.
+const SHARE: &str = "^(rest|[0-9.]+ ?([KMGT]iB|[kKMGT]?B|%)?)$";
+
+fn records(fields: &[Parameter]) -> Value {
+    json!({ "type": "array", "minItems": 1, "items": map_of(fields, json!("object")) })
+}
+
+/// A map whose keys are `parameters`.
+fn map_of(parameters: &[Parameter], kind: Value) -> Value {
+    let properties: Map<String, Value> =
+        parameters.iter().map(|parameter| (parameter.name.to_owned(), described(parameter))).collect();
+    let required: Vec<&str> = parameters.iter().filter(|parameter| parameter.required).map(|p| p.name).collect();
+    json!({ "type": kind, "properties": properties, "required": required, "additionalProperties": false })
 }
 
 fn disk_rule() -> Value {

@@ -13,7 +13,8 @@ use super::host::{
     Applied, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError, Place, Root, Watch,
     WipeMethod, Wiped,
 };
-use super::journal::{DiskIdentity, Entry, JournalError, JournalStore, RunResult};
+use super::journal::{Entry, JournalError, JournalStore, RunResult};
+use super::layout::{Content, Found, Layout, NewTable, Target};
 use super::link::{ImageGrant, RunId, RunOrder};
 use super::model::{Item, ItemId, Sequence, Values};
 use super::run::{Outcome, drive};
@@ -59,6 +60,9 @@ pub(super) struct ScriptedDisk {
     pub(super) grown: bool,
     pub(super) files: BTreeMap<String, (Vec<u8>, u32)>,
     pub(super) baseline: bool,
+    pub(super) layout: Option<Layout>,
+    /// What boot code its first sector holds.
+    pub(super) boot_code: &'static str,
 }
 
 const IMAGE_CHUNKS: usize = 4;
@@ -212,7 +216,8 @@ impl Reporter for Heard<'_, '_> {
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
 /// What the programs do that the examples call; any other does nothing and says `out`.
-fn perform(files: &mut Files, arguments: &[&str]) -> (i32, String) {
+fn perform(disk: &mut ScriptedDisk, arguments: &[&str]) -> (i32, String) {
+    let files = &mut disk.files;
     let append = |files: &mut Files, path: &str, text: &str| {
         files.entry(path.to_owned()).or_insert_with(|| (Vec::new(), 0o644)).0.extend_from_slice(text.as_bytes());
     };
@@ -231,9 +236,42 @@ fn perform(files: &mut Files, arguments: &[&str]) -> (i32, String) {
         ["apt-get", "install", _, _, names @ ..] => {
             names.iter().for_each(|name| append(files, &package(name), ""));
         }
+        ["grub-install", "--target=i386-pc", ..] => disk.boot_code = "GRUB",
+        ["grub-install", folder, ..] if folder.starts_with("--target=x86_64-efi") => {
+            append(files, "/boot/efi/EFI/BOOT/BOOTX64.EFI", "MZ");
+        }
+        ["grub-mkconfig", "-o", menu] => {
+            let fstab = files.get("/etc/fstab").map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned());
+            let fstab = fstab.unwrap_or_default();
+            let root = fstab.lines().find(|line| line.contains(" / ")).and_then(|line| line.split(' ').next());
+            let text = format!("linux /vmlinuz root={}\n", root.unwrap_or_default());
+            files.insert((*menu).to_owned(), (text.into_bytes(), 0o644));
+        }
+        [program, ..] if program.starts_with("mk") => make_file_system(disk, arguments),
         _ => {}
     }
     (0, "out\n".into())
+}
+
+/// What mke2fs and its like leave in a partition.
+fn make_file_system(disk: &mut ScriptedDisk, arguments: &[&str]) {
+    let kind = match arguments[0] {
+        "mke2fs" => "ext4",
+        "mkswap" => "swap",
+        "mkntfs" => "ntfs",
+        other => other.trim_start_matches("mkfs."),
+    };
+    let after = |flags: &[&str]| {
+        let at = arguments.iter().position(|argument| flags.contains(argument));
+        at.map(|at| arguments[at + 1].trim_start_matches("uuid=").to_owned()).unwrap_or_default()
+    };
+    let (uuid, label) = (after(&["-U", "-i", "-m"]), after(&["-L", "-n"]));
+    let partitions = disk.layout.as_mut().map(|layout| &mut layout.partitions);
+    let path = arguments[arguments.len() - 1];
+    if let Some(partition) = partitions.into_iter().flatten().find(|partition| partition.path == path) {
+        partition.content = Content { kind: kind.into(), label, uuid, bytes: partition.bytes };
+        disk.files.clear();
+    }
 }
 
 struct Machine<'a, 'b> {
@@ -320,8 +358,43 @@ impl Host for Machine<'_, '_> {
         Ok(json!({ "memory": { "bytes": test.memory_bytes } }).as_object().unwrap().clone())
     }
 
-    fn use_target(&mut self, target: &DiskIdentity) -> Result<(), HostError> {
-        if disk().is(target) { Ok(()) } else { Err(HostError::new("the disk is gone")) }
+    fn layout(&mut self, _: &Disk) -> Result<Option<Layout>, HostError> {
+        Ok(self.world.borrow().disk.layout.clone())
+    }
+
+    /// The old content goes first, then the table comes: the power may go in between.
+    fn partition(&mut self, disk: &Disk, table: &NewTable) -> Result<(), HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        world.disk = ScriptedDisk::default();
+        world.act()?;
+        let found = |placed: &super::layout::Placed| Found {
+            number: placed.number,
+            path: format!("{}{}", disk.path, placed.number),
+            name: placed.name.clone(),
+            purpose: placed.purpose.clone(),
+            start: placed.start,
+            bytes: placed.bytes,
+            content: Content::default(),
+        };
+        let partitions = table.partitions.iter().map(found).collect();
+        world.disk.layout = Some(Layout { scheme: table.scheme, partitions });
+        Ok(())
+    }
+
+    fn first_sector(&mut self, _: &Disk) -> Result<Vec<u8>, HostError> {
+        let mut sector = self.world.borrow().disk.boot_code.as_bytes().to_vec();
+        sector.resize(510, 0);
+        sector.extend([0x55, 0xAA]);
+        Ok(sector)
+    }
+
+    fn use_target(&mut self, target: &Target) -> Result<(), HostError> {
+        if disk().is(&target.disk) { Ok(()) } else { Err(HostError::new("the disk is gone")) }
+    }
+
+    fn release_target(&mut self) -> Result<(), HostError> {
+        Ok(())
     }
 
     fn read(&mut self, root: Root, path: &str) -> Result<Option<FileContent>, HostError> {
@@ -346,7 +419,7 @@ impl Host for Machine<'_, '_> {
         let scripted = codes.map(|codes| codes.remove(0));
         *world.commands.entry(arguments.join(" ")).or_default() += 1;
         watch.line(Timestamp::from_milliseconds(world.now), "running");
-        let (status, output) = perform(&mut world.disk.files, &arguments);
+        let (status, output) = perform(&mut world.disk, &arguments);
         world.act()?;
         Ok(Exit { status: scripted.unwrap_or(status), output, timed_out: false, stopped: false })
     }

@@ -310,6 +310,66 @@ fn the_plan_of_every_example_is_what_then_happens() {
     }
 }
 
+const LAYOUT: &str = "
+name: Layout
+steps:
+  - partition-disk:
+      partitions:
+        - { name: bios, type: bios-boot, size: 1MiB }
+        - { name: esp, type: esp, size: 256MiB }
+        - { name: swap, type: swap, size: 5% }
+        - { name: root, type: linux-root, size: rest }
+  - format:
+      file-systems:
+        - { partition: esp, type: fat, label: esp, at: /boot/efi }
+        - { partition: swap, type: swap }
+        - { partition: root, type: xfs, label: root, at: / }
+  - write-file: { path: /etc/motd, content: hello }
+";
+
+#[test]
+fn a_disk_is_divided_and_formatted_alike_whenever_the_power_is_cut() {
+    let sequence = sequence(LAYOUT);
+    let mut undisturbed = World::default();
+    assert_eq!(undisturbed.live(&sequence), RunResult::Succeeded, "{:#?}", undisturbed.journal);
+    let layout = undisturbed.disk.layout.clone().unwrap();
+    let held: Vec<(&str, &str)> =
+        layout.partitions.iter().map(|one| (one.content.kind.as_str(), one.content.label.as_str())).collect();
+    assert_eq!(held, [("", ""), ("fat", "ESP"), ("swap", ""), ("xfs", "root")]);
+    let target = undisturbed.journal.iter().find_map(|entry| match &entry.what {
+        What::Finished(finished) => finished.target.clone(),
+        _ => None,
+    });
+    let places: Vec<String> = target.unwrap().in_order().iter().map(|mount| mount.at.clone()).collect();
+    assert_eq!(places, ["/", "/boot/efi"]);
+    for cut in 0..undisturbed.actions {
+        let mut world = World { cut_at: Some(cut), ..World::default() };
+        assert_eq!(world.live(&sequence), RunResult::Succeeded, "cut at {cut}");
+        assert_eq!(world.disk, undisturbed.disk, "cut at {cut}");
+    }
+    let mut again = World { disk: undisturbed.disk.clone(), ..World::default() };
+    assert_eq!(again.live(&sequence), RunResult::Succeeded);
+    assert_eq!(
+        course(&again.journal),
+        ["1 Held", "2 Done", "3 Done"],
+        "a disk that is divided so already is left alone"
+    );
+}
+
+#[test]
+fn a_file_system_that_is_to_be_kept_is_left_alone_with_what_is_in_it() {
+    let text = "name: x\nsteps:\n- partition-disk: { partitions: [{ name: home, size: rest }] }\n- format: { file-systems: [{ partition: home, type: ext4, label: home, keep: true }] }\n";
+    let sequence = sequence(text);
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence), RunResult::Succeeded, "{:#?}", world.journal);
+    let made = world.commands.len();
+    world.disk.files.insert("/home/ann".into(), (b"letter".to_vec(), 0o600));
+    let mut again = World { disk: world.disk.clone(), ..World::default() };
+    assert_eq!(again.live(&sequence), RunResult::Succeeded);
+    assert_eq!((made, again.commands.len()), (1, 0));
+    assert_eq!(again.disk, world.disk);
+}
+
 #[test]
 fn a_question_waits_for_its_answer_over_restarts_and_has_an_end() {
     let text = "name: x\nsteps:\n- prompt: { variable: room, question: Which?, choices: [A, B], within: 1h }\n- run-command: { command: [put, '{{ vars.room }}'], in: here }\n";

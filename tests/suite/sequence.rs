@@ -196,6 +196,10 @@ fn matches(pattern: &str, text: &str) -> bool {
         "^[0-9.]+ ?([KMGT]iB|[kKMGT]?B)?$" => {
             number && ["", "B", "kB", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"].contains(&unit)
         }
+        "^(rest|[0-9.]+ ?([KMGT]iB|[kKMGT]?B|%)?)$" => {
+            let units = ["", "%", "B", "kB", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"];
+            text == "rest" || (number && units.contains(&unit))
+        }
         "^[0-9.]+ ?(s|m|min|h|d)$" => number && ["s", "m", "min", "h", "d"].contains(&unit),
         "^[a-z_][a-z0-9_]*$" => {
             text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')

@@ -184,6 +184,33 @@ fn size_patch(at: u64, sectors: u64) -> Patch {
     Patch { offset: at + 12, bytes: (sectors.min(u64::from(u32::MAX)) as u32).to_le_bytes().to_vec() }
 }
 
+/// A partition of a new table, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct New {
+    pub kind: u8,
+    pub start: u64,
+    pub bytes: u64,
+    /// Marked as the one that boot code of the old kind starts.
+    pub active: bool,
+}
+
+/// The first sector with a new table of up to four partitions, without boot code.
+pub fn create(signature: u32, sector_bytes: u64, partitions: &[New]) -> Vec<u8> {
+    let mut bytes = vec![0; 512];
+    bytes[440..444].copy_from_slice(&signature.to_le_bytes());
+    bytes[SIGNATURE_AT..].copy_from_slice(&[0x55, 0xAA]);
+    for (index, one) in partitions.iter().take(4).enumerate() {
+        let entry = &mut bytes[ENTRIES_AT + 16 * index..][..16];
+        let sectors = |bytes: u64| u32::try_from(bytes / sector_bytes).unwrap_or(u32::MAX).to_le_bytes();
+        // Cylinders, heads and sectors that cannot be said are FE FF FF.
+        entry[..8].copy_from_slice(&[0, 0xFE, 0xFF, 0xFF, one.kind, 0xFE, 0xFF, 0xFF]);
+        entry[0] = if one.active { 0x80 } else { 0 };
+        entry[8..12].copy_from_slice(&sectors(one.start));
+        entry[12..16].copy_from_slice(&sectors(one.bytes));
+    }
+    bytes
+}
+
 /// The protective MBR for a disk of `sectors`, made of the first 512 bytes that are there: boot code, signature and
 /// entries of a hybrid table stay. `None` when it needs no change.
 pub fn protective(first: &[u8], sectors: u64) -> Option<Vec<u8>> {
@@ -204,4 +231,22 @@ pub fn protective(first: &[u8], sectors: u64) -> Option<Vec<u8>> {
     bytes[place + 12..place + 16].copy_from_slice(&size.to_le_bytes());
     bytes[SIGNATURE_AT..].copy_from_slice(&[0x55, 0xAA]);
     (bytes != first).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_table_reads_back_as_it_was_made() {
+        let new = [
+            New { kind: 0xEF, start: 1 << 20, bytes: 64 << 20, active: false },
+            New { kind: 0x83, start: 65 << 20, bytes: 900 << 20, active: true },
+        ];
+        let table = read(&create(0xDEAD_BEEF, 512, &new), None).unwrap().unwrap();
+        assert_eq!(table.signature, 0xDEAD_BEEF);
+        let found: Vec<(u32, u64, u64, Kind)> =
+            table.partitions().iter().map(|one| (one.number, one.start, one.bytes, one.kind)).collect();
+        assert_eq!(found, [(1, 1 << 20, 64 << 20, Kind::Mbr(0xEF)), (2, 65 << 20, 900 << 20, Kind::Mbr(0x83))]);
+    }
 }

@@ -1,6 +1,8 @@
 //! The machine as steps see it. One implementation is real (`real`), one is a model in memory for tests.
 
 #[cfg(feature = "agent")]
+pub mod partition;
+#[cfg(feature = "agent")]
 pub mod process;
 #[cfg(feature = "agent")]
 pub mod real;
@@ -19,6 +21,7 @@ use serde_json::{Map, Value};
 use crate::stdx::time::Timestamp;
 
 use super::journal::{DiskIdentity, Entry};
+use super::layout::{Layout, NewTable, Target};
 use super::link::{ImageGrant, RunOrder};
 
 /// Where the machine is: which system runs.
@@ -109,6 +112,14 @@ pub struct Command {
     pub root: Root,
     pub input: Vec<u8>,
     pub timeout: Option<Duration>,
+}
+
+impl Command {
+    /// A program with nothing but its arguments, for at most an hour.
+    pub fn new(root: Root, arguments: Vec<String>) -> Command {
+        let timeout = Some(Duration::from_hours(1));
+        Command { arguments, environment: BTreeMap::new(), root, input: Vec::new(), timeout }
+    }
 }
 
 /// How a program ended.
@@ -234,8 +245,16 @@ pub trait Host {
     fn wipe(&mut self, disk: &Disk, method: WipeMethod, watch: &mut dyn Watch) -> Result<Wiped, HostError>;
     /// The evidence holds the figures; the first fault is an error.
     fn test_hardware(&mut self, test: &HardwareTest, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError>;
-    /// The disk whose root file system is `Root::Target` from now on.
-    fn use_target(&mut self, disk: &DiskIdentity) -> Result<(), HostError>;
+    /// What the partition table of `disk` says and its partitions hold. `None`: it has no table.
+    fn layout(&mut self, disk: &Disk) -> Result<Option<Layout>, HostError>;
+    /// Gives `disk` a new partition table; nothing that it held is found again.
+    fn partition(&mut self, disk: &Disk, table: &NewTable) -> Result<(), HostError>;
+    /// The first sector of `disk`, where boot code of the old kind is.
+    fn first_sector(&mut self, disk: &Disk) -> Result<Vec<u8>, HostError>;
+    /// The system that is `Root::Target` from now on.
+    fn use_target(&mut self, target: &Target) -> Result<(), HostError>;
+    /// Nothing of the disks is mounted any more.
+    fn release_target(&mut self) -> Result<(), HostError>;
 
     /// `None`: there is no such file. Symbolic links never lead out of the root.
     fn read(&mut self, root: Root, path: &str) -> Result<Option<FileContent>, HostError>;

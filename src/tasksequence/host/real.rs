@@ -10,22 +10,24 @@ use std::time::{Duration, Instant};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Map, Value};
 
+use crate::imaging;
 use crate::imaging::apply::{Options, make_match};
 use crate::imaging::disk::{self, fit};
 use crate::imaging::fs as filesystem;
 use crate::imaging::manifest::Manifest;
 use crate::imaging::store::ChunkSource;
-use crate::imaging::target::Target;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::io::{FileAt, ReadAt, Section};
 use crate::stdx::monitor::Progress;
 use crate::stdx::time::{Clock, SystemClock, Timestamp};
+use crate::tasksequence::fstab::linux_type;
 use crate::tasksequence::journal::{DiskIdentity, Entry};
+use crate::tasksequence::layout::{Layout, NewTable, Target};
 use crate::tasksequence::link::{ImageGrant, RunOrder};
 
 use super::{
     Applied, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError, Place, Root, Watch,
-    WipeMethod, Wiped, process, root, trial, wipe,
+    WipeMethod, Wiped, partition, process, root, trial, wipe,
 };
 
 /// Where the system that is being installed is mounted.
@@ -55,14 +57,16 @@ pub struct Real<S> {
     place: Place,
     boot: String,
     surroundings: S,
-    /// The disk whose root is mounted at `TARGET`.
-    target: Option<DiskIdentity>,
+    /// The system whose root is mounted at `TARGET`.
+    target: Option<Target>,
+    /// In the order in which they were mounted.
+    mounted: Vec<PathBuf>,
 }
 
 impl<S: Surroundings> Real<S> {
     pub fn new(place: Place, surroundings: S) -> Real<S> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        Real { place, boot, surroundings, target: None }
+        Real { place, boot, surroundings, target: None, mounted: Vec::new() }
     }
 
     fn folder(&self, of: Root) -> Result<&'static Path, HostError> {
@@ -76,13 +80,42 @@ impl<S: Surroundings> Real<S> {
     }
 
     fn close_target(&mut self) -> Result<(), HostError> {
-        if self.target.take().is_none() {
-            return Ok(());
+        self.target = None;
+        if !self.mounted.is_empty() {
+            nix::unistd::sync();
         }
-        nix::unistd::sync();
-        let shared = SHARED.iter().map(|name| Path::new(TARGET).join(name));
-        for folder in shared.chain([PathBuf::from(TARGET)]) {
-            unmount(&folder)?;
+        while let Some(folder) = self.mounted.last() {
+            unmount(folder)?;
+            self.mounted.pop();
+        }
+        Ok(())
+    }
+
+    /// Mounts the root: the file system that `format` made for it, or the one that an image has brought.
+    fn open_target(&mut self, target: &Target) -> Result<(), HostError> {
+        let disks = self.disks()?;
+        if target.root().is_none() {
+            let disk = disk_of(&disks, &target.disk)?;
+            let found = root_partition(Path::new(&disk.path))?.ok_or_else(|| {
+                HostError::new(format!("no root file system was found on {}", disk.path))
+                    .hint("the image must have a partition with ext4, XFS or btrfs")
+            })?;
+            mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
+            self.mounted.push(TARGET.into());
+        }
+        for mount in target.in_order() {
+            let disk = disk_of(&disks, &mount.disk)?;
+            let device = disk::host::partition_path(Path::new(&disk.path), mount.partition);
+            same_content(&device, &mount.uuid)?;
+            let folder = root::resolve(Path::new(TARGET), &mount.at)
+                .map_err(|error| HostError::new(format!("mount at {}: {error}", mount.at)))?;
+            mount_at(&device, linux_type(&mount.kind), &folder)?;
+            self.mounted.push(folder);
+            name_by_uuid(&device, &mount.uuid);
+        }
+        for name in SHARED {
+            share(name)?;
+            self.mounted.push(Path::new(TARGET).join(name));
         }
         Ok(())
     }
@@ -117,7 +150,7 @@ impl<S: Surroundings> Host for Real<S> {
         self.close_target()?;
         let (manifest, source) = self.surroundings.image(image)?;
         let path = Path::new(&disk.path);
-        let target = Target::device(path).map_err(failed)?;
+        let target = imaging::target::Target::device(path).map_err(failed)?;
         let (progress, options) = (Progress::default(), Options::default());
         let mut summary = None;
         let work = |planned: &mut Option<_>| {
@@ -148,7 +181,7 @@ impl<S: Surroundings> Host for Real<S> {
         if !found.kind.grows_mounted() {
             return Ok(None);
         }
-        mount_at(&found.path, found.kind, Path::new(TARGET))?;
+        mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
         let grown = filesystem::grow(Path::new(TARGET), found.kind).map_err(failed);
         unmount(Path::new(TARGET))?;
         let grown = grown?;
@@ -169,26 +202,35 @@ impl<S: Surroundings> Host for Real<S> {
         trial::run(test, watch)
     }
 
-    fn use_target(&mut self, target: &DiskIdentity) -> Result<(), HostError> {
+    fn layout(&mut self, disk: &Disk) -> Result<Option<Layout>, HostError> {
+        partition::read(Path::new(&disk.path))
+    }
+
+    fn partition(&mut self, disk: &Disk, table: &NewTable) -> Result<(), HostError> {
+        self.close_target()?;
+        partition::write(Path::new(&disk.path), table)
+    }
+
+    fn first_sector(&mut self, disk: &Disk) -> Result<Vec<u8>, HostError> {
+        let read = fs::File::open(&disk.path).and_then(FileAt::new).and_then(|device| device.read_vec_at(0, 512));
+        read.map_err(failed_to_read(Path::new(&disk.path)))
+    }
+
+    fn use_target(&mut self, target: &Target) -> Result<(), HostError> {
         if self.place == Place::InstalledSystem || self.target.as_ref() == Some(target) {
             return Ok(());
         }
         self.close_target()?;
-        let disks = self.disks()?;
-        let disk = disks.iter().find(|disk| disk.is(target)).ok_or_else(|| {
-            HostError::new(format!("the disk {} that holds the system is gone", target.path))
-                .hint("was a disk taken out or exchanged since the image was applied?")
-        })?;
-        let found = root_partition(Path::new(&disk.path))?.ok_or_else(|| {
-            HostError::new(format!("no root file system was found on {}", disk.path))
-                .hint("the image must have a partition with ext4, XFS or btrfs")
-        })?;
-        mount_at(&found.path, found.kind, Path::new(TARGET))?;
-        for name in SHARED {
-            share(name)?;
+        if let Err(error) = self.open_target(target) {
+            self.close_target()?;
+            return Err(error);
         }
         self.target = Some(target.clone());
         Ok(())
+    }
+
+    fn release_target(&mut self) -> Result<(), HostError> {
+        self.close_target()
     }
 
     fn read(&mut self, of: Root, path: &str) -> Result<Option<FileContent>, HostError> {
@@ -275,10 +317,38 @@ fn root_partition(disk: &Path) -> Result<Option<RootPartition>, HostError> {
     Ok(Some(RootPartition { path: disk::host::partition_path(disk, partition.number), kind }))
 }
 
-fn mount_at(device: &Path, kind: filesystem::Kind, folder: &Path) -> Result<(), HostError> {
-    let wrong = |error: String| HostError::new(format!("mount {} ({}): {error}", device.display(), kind.name()));
+fn disk_of<'a>(disks: &'a [Disk], identity: &DiskIdentity) -> Result<&'a Disk, HostError> {
+    disks.iter().find(|disk| disk.is(identity)).ok_or_else(|| {
+        HostError::new(format!("the disk {} that holds the system is gone", identity.path))
+            .hint("was a disk taken out or exchanged since the system was put on it?")
+    })
+}
+
+/// Refuses a partition that holds another file system than the one that was made in it.
+fn same_content(device: &Path, uuid: &str) -> Result<(), HostError> {
+    let found = fs::File::open(device).and_then(FileAt::new).and_then(|source| partition::content(&source));
+    let found = found.map_err(failed_to_read(device))?;
+    if found.uuid == uuid {
+        return Ok(());
+    }
+    let (name, there) = (device.display(), if found.uuid.is_empty() { "none" } else { &found.uuid });
+    Err(HostError::new(format!("{name} holds the file system {there} instead of {uuid}"))
+        .hint("it was formatted anew since: restart the run from the step `format`"))
+}
+
+/// There is no udev here, and programs such as grub-mkconfig look for a file system where udev names it.
+fn name_by_uuid(device: &Path, uuid: &str) {
+    let link = Path::new("/dev/disk/by-uuid").join(uuid);
+    let _ = fs::create_dir_all("/dev/disk/by-uuid").and_then(|()| match fs::remove_file(&link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => std::os::unix::fs::symlink(device, &link),
+    });
+}
+
+fn mount_at(device: &Path, kind: &str, folder: &Path) -> Result<(), HostError> {
+    let wrong = |error: String| HostError::new(format!("mount {} ({kind}): {error}", device.display()));
     fs::create_dir_all(folder).map_err(|error| wrong(error.to_string()))?;
-    mount(Some(device), folder, Some(kind.name()), MsFlags::empty(), None::<&str>)
+    mount(Some(device), folder, Some(kind), MsFlags::empty(), None::<&str>)
         .map_err(|error| wrong(error.to_string()).hint("the boot environment needs the driver of that file system"))
 }
 

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::super::host::Place;
+use super::super::spelling::instead;
 use super::super::steps::{Gives, Needs, Row};
 use super::super::yaml::{At, Key};
-use super::Parser;
+use super::{Parser, Standing};
 
 impl Parser {
     /// Whether the step can do its work where it stands, and what holds after it.
@@ -22,13 +23,28 @@ impl Parser {
                 format!("`{}` needs a system on the disk, and nothing has put one there yet", row.name),
                 "put `- apply-image:` before it".to_owned(),
             ))
+        } else if row.needs == Needs::Root && !standing.root {
+            Some((
+                format!("`{}` needs a system on the disk, and nothing has put one there yet", row.name),
+                "put `- apply-image:` before it, or `- format:` with a file system at `/`".to_owned(),
+            ))
         } else {
             None
         };
         match row.gives {
-            Gives::Blank => (standing.system, standing.agent) = (false, false),
+            Gives::Blank => *standing = Standing { place: standing.place, ..Standing::default() },
+            Gives::Partitions => {
+                *standing = Standing { place: standing.place, ..Standing::default() };
+                self.partitions = Some(names_of(with));
+            }
+            Gives::FileSystems => {
+                self.partitions_exist(at, with);
+                if has_root(with) {
+                    self.standing = Standing { place: self.standing.place, root: true, ..Standing::default() };
+                }
+            }
             Gives::Variable => self.learn(at, with),
-            Gives::System => (standing.system, standing.agent) = (true, false),
+            Gives::System => (standing.root, standing.system, standing.agent) = (true, true, false),
             Gives::Agent => standing.agent = true,
             Gives::Place => {
                 let into = with.get("into").and_then(Value::as_str).unwrap_or(Place::InstalledSystem.name());
@@ -42,8 +58,9 @@ impl Parser {
                 }
                 if !conditional {
                     self.standing.place = if installed { Place::InstalledSystem } else { Place::BootEnvironment };
-                    (self.standing.system, self.standing.agent) =
-                        (self.standing.system || installed, self.standing.agent || installed);
+                    for known in [&mut self.standing.root, &mut self.standing.system, &mut self.standing.agent] {
+                        *known |= installed;
+                    }
                 }
             }
             Gives::Nothing => {}
@@ -60,4 +77,27 @@ impl Parser {
             self.variables.insert(name.to_owned());
         }
     }
+
+    /// `format` names partitions that `partition-disk` has made.
+    fn partitions_exist(&mut self, at: At, with: &Map<String, Value>) {
+        let Some(known) = self.partitions.clone() else { return };
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        for entry in with.get("file-systems").and_then(Value::as_array).into_iter().flatten() {
+            let Some(name) = entry["partition"].as_str().filter(|name| !name.contains("{{")) else { continue };
+            let is_number = name.parse::<usize>().is_ok_and(|number| (1..=known.len()).contains(&number));
+            if !is_number && !known.contains(&name) {
+                self.add(at, format!("no partition has the name `{name}`"), instead(name, &known));
+            }
+        }
+    }
+}
+
+fn names_of(with: &Map<String, Value>) -> Vec<String> {
+    let partitions = with.get("partitions").and_then(Value::as_array).into_iter().flatten();
+    partitions.filter_map(|partition| partition["name"].as_str()).map(str::to_owned).collect()
+}
+
+fn has_root(with: &Map<String, Value>) -> bool {
+    let mut file_systems = with.get("file-systems").and_then(Value::as_array).into_iter().flatten();
+    file_systems.any(|file_system| file_system["at"].as_str() == Some("/"))
 }

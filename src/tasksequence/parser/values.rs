@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::super::condition;
+use super::super::layout::Share;
 use super::super::quantity::{Bytes, Seconds};
 use super::super::spelling::instead;
-use super::super::steps::{Kind, Row, selection};
+use super::super::steps::{Kind, Parameter, Row, selection};
 use super::super::yaml::{Key, Node, Tree};
 use super::{Parser, STEP_KEYS, find};
 
@@ -113,6 +114,13 @@ impl Parser {
                 "mode: \"0644\"".into(),
             )),
             (Kind::DiskRule, _) => return self.disk_rule(node, what),
+            (Kind::Records(fields), _) => return self.records(node, fields, what),
+            (Kind::Share, Tree::Number(number)) if number.as_u64().is_some() => None,
+            (Kind::Share, Tree::Text(text)) if Share::parse(text).is_some() => None,
+            (Kind::Share, _) => Some(wrong(format!("a size, such as {}", Share::EXAMPLES))),
+            (Kind::Partition, Tree::Text(_)) => None,
+            (Kind::Partition, Tree::Number(number)) if number.as_u64().is_some_and(|n| (1..=128).contains(&n)) => None,
+            (Kind::Partition, _) => Some(wrong("the name of a partition, or its number".into())),
             (Kind::Text | Kind::Image, Tree::Number(_) | Tree::Boolean(_)) => Some((
                 format!("{what} is {}, and must be a text", node.kind()),
                 format!("put it in quotes: \"{}\"", node.quoted()),
@@ -121,6 +129,37 @@ impl Parser {
         };
         if let Some((message, hint)) = fault {
             self.add(node.at, message, hint);
+        }
+    }
+
+    /// A list of maps with fields of their own.
+    fn records(&mut self, node: &Node, fields: &'static [Parameter], what: &str) {
+        let first = fields.first().map_or("", |field| field.name);
+        let list = match &node.tree {
+            Tree::List(list) if !list.is_empty() => list,
+            _ => {
+                let hint = format!("begin each entry with `- `, such as `- {{ {first}: ... }}`");
+                let message = format!("{what} must be a list with at least one entry, and this is {}", node.kind());
+                self.add(node.at, message, hint);
+                return;
+            }
+        };
+        let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
+        for entry in list {
+            let Some(map) = self.map(entry, &format!("an entry of {what}"), &format!("- {{ {first}: ... }}")) else {
+                continue;
+            };
+            self.known_keys(map, &names, &format!("an entry of {what}"));
+            for field in fields {
+                match find(map, field.name) {
+                    Some((_, node)) => self.value(node, field.kind, &format!("`{}` in {what}", field.name)),
+                    None if field.required => {
+                        let message = format!("an entry of {what} lacks `{}`: {}", field.name, field.summary);
+                        self.add(entry.at, message, format!("{}: ...", field.name));
+                    }
+                    None => {}
+                }
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::tasksequence::host::Disk;
+use crate::tasksequence::layout::Target;
 use crate::tasksequence::link::ImageGrant;
 use crate::tasksequence::quantity::bytes_for_people;
 
@@ -104,7 +105,7 @@ impl Work for ApplyImage {
         let (image, disk) = self.find(&on.order.images, &disks)?;
         on.line(&format!("writing {} {} to {}", image.name, &image.version[..image.version.len().min(12)], disk.path));
         let applied = on.host.apply_image(image, disk, on.watch)?;
-        let mut done = Done { target: Some(disk.identity()), ..Done::default() };
+        let mut done = Done { target: Some(Target::of(disk.identity())), ..Done::default() };
         done.evidence("image", image.name.as_str());
         done.evidence("version", image.version.as_str());
         done.evidence("disk", disk.path.as_str());

@@ -7,10 +7,13 @@ mod apply_image;
 mod check_hardware;
 mod cloud_init;
 mod create_user;
+mod format_partitions;
 mod hardware_test;
 mod install_agent;
 mod install_baseline;
+mod install_bootloader;
 mod install_packages;
+mod partition_disk;
 mod prompt;
 mod restart;
 mod run_command;
@@ -30,6 +33,7 @@ use super::condition::ConditionError;
 use super::facts::Facts;
 use super::host::{Host, HostError, Place, Watch};
 use super::journal::{DiskIdentity, Entry};
+use super::layout::Target;
 use super::link::{ImageGrant, RunOrder};
 use crate::stdx::time::Timestamp;
 
@@ -38,12 +42,15 @@ pub const TABLE: &[Row] = &[
     check_hardware::ROW,
     hardware_test::ROW,
     wipe_disk::ROW,
+    partition_disk::ROW,
+    format_partitions::ROW,
     apply_image::ROW,
     set_hostname::ROW,
     set_network::ROW,
     create_user::ROW,
     write_file::ROW,
     cloud_init::ROW,
+    install_bootloader::ROW,
     install_agent::ROW,
     restart::ROW,
     install_packages::ROW,
@@ -78,6 +85,7 @@ pub struct Row {
 /// Makes the step from its parameters, templates already replaced.
 pub type Load = fn(Value) -> Result<Box<dyn Work>, serde_json::Error>;
 
+#[derive(Debug, PartialEq)]
 pub struct Parameter {
     pub name: &'static str,
     pub kind: Kind,
@@ -110,6 +118,12 @@ pub enum Kind {
     DiskRule,
     /// Permission bits such as "0644".
     FileMode,
+    /// A size, a share of a disk in per cent, or `rest`.
+    Share,
+    /// The name of a partition, or its number.
+    Partition,
+    /// A list of maps, each with these fields.
+    Records(&'static [Parameter]),
     Anything,
 }
 
@@ -117,6 +131,8 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
     Nothing,
+    /// A root file system is there, be it empty.
+    Root,
     /// A system is on the disk.
     System,
 }
@@ -133,6 +149,10 @@ pub enum Gives {
     Place,
     /// No system is on the disk.
     Blank,
+    /// No system is on the disk; the partitions have the names that the parameter `partitions` gives.
+    Partitions,
+    /// An empty root file system is there, when the parameter `file-systems` has one at `/`.
+    FileSystems,
     /// The variable that the parameter `variable` names has a value.
     Variable,
 }
@@ -191,6 +211,8 @@ pub struct On<'a> {
     pub journal: &'a [Entry],
     pub host: &'a mut dyn Host,
     pub watch: &'a mut dyn Watch,
+    /// Where the system is that is being installed.
+    pub target: Option<&'a Target>,
     /// The boot in which this attempt was started first: another one than the present when the machine restarted since.
     pub started_in: Option<String>,
     /// When this attempt was started first.
@@ -208,7 +230,9 @@ impl On<'_> {
 pub struct Done {
     pub evidence: Map<String, Value>,
     pub sets: Map<String, Value>,
-    pub target: Option<DiskIdentity>,
+    pub target: Option<Target>,
+    /// There is no system any more.
+    pub blank: bool,
     /// Restart before the step is over; it looks afterwards where it came out.
     pub restart_now: Option<Place>,
     /// Restart once the step is over.

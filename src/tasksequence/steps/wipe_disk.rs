@@ -61,7 +61,7 @@ impl Work for WipeDisk {
         let disk = selection::choose(&self.disk, &disks)?;
         on.line(&format!("erasing {} ({})", disk.path, bytes_for_people(disk.bytes)));
         let wiped = on.host.wipe(disk, self.method, on.watch)?;
-        let mut done = Done::default();
+        let mut done = Done { blank: true, ..Done::default() };
         done.evidence("disk", disk.path.as_str());
         done.evidence("serial", disk.serial.clone());
         done.evidence("model", disk.model.clone());

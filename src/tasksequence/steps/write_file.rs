@@ -21,7 +21,7 @@ pub(super) const ROW: Row = Row {
         optional("mode", Kind::FileMode, "\"0644\"", "permission bits, in quotes"),
     ],
     places: ANYWHERE,
-    needs: Needs::System,
+    needs: Needs::Root,
     gives: Gives::Nothing,
     erases: false,
     example: "- write-file:\n    path: /etc/motd\n    content: |\n      {{ machine.name }}, installed by {{ run.id }}\n",
