@@ -130,11 +130,15 @@ impl<'de> Deserialize<'de> for Share {
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     pub name: String,
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default = "linux")]
     pub purpose: String,
     pub size: Share,
     #[serde(default)]
     pub bootable: bool,
+}
+
+fn linux() -> String {
+    "linux".to_owned()
 }
 
 /// A partition that has its place on a disk.
