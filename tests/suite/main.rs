@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod configuration;
+mod corpus;
 mod formats;
 mod inventory;
 mod routes;

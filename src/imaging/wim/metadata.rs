@@ -240,7 +240,8 @@ fn name_and_nul(input: Input<'_>, bytes: u16) -> Parsed<'_, Vec<u16>> {
 fn extra_stream(input: Input<'_>) -> Option<((Vec<u16>, Sha1), usize)> {
     let header: Parsed<'_, _> = (le_u64, le_u64, array::<20>, le_u16).parse(input);
     let (rest, (length, _reserved, hash, name_bytes)) = header.ok()?;
-    let length = usize::try_from(length).ok().filter(|length| *length >= STREAM_BYTES + usize::from(name_bytes))?;
+    let lengths = STREAM_BYTES + usize::from(name_bytes)..=input.len();
+    let length = usize::try_from(length).ok().filter(|length| lengths.contains(length))?;
     let (_, name) = name_and_nul(rest, name_bytes).ok()?;
     let aligned = length.next_multiple_of(8);
     (aligned <= input.len()).then_some(((name, Sha1(hash)), aligned))

@@ -1,0 +1,32 @@
+//! The corpus of hostile inputs, named by their crime: each goes through the parsers that it was made for. What a fuzzer
+//! found lies here as well, so that it stays mended. The folders are the names of the fuzz targets.
+
+use std::time::{Duration, Instant};
+
+#[path = "../fuzz/targets/mod.rs"]
+#[expect(dead_code, reason = "the fuzzer's other half makes seeds with it")]
+mod targets;
+
+/// A parser takes milliseconds for an input of a corpus, some ten times as long in a debug build on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn every_input_of_the_corpus_is_survived_in_time() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
+    let mut inputs = 0;
+    for folder in std::fs::read_dir(corpus).unwrap() {
+        let folder = folder.unwrap();
+        let name = folder.file_name().into_string().unwrap();
+        let target = targets::find(&name).unwrap_or_else(|| panic!("tests/corpus/{name} is named like no fuzz target"));
+        for input in std::fs::read_dir(folder.path()).unwrap() {
+            let path = input.unwrap().path();
+            let bytes = std::fs::read(&path).unwrap();
+            let started = Instant::now();
+            let outcome = std::panic::catch_unwind(|| (target.run)(&bytes));
+            assert!(outcome.is_ok(), "{}", path.display());
+            assert!(started.elapsed() < PATIENCE, "{} took {:?}", path.display(), started.elapsed());
+            inputs += 1;
+        }
+    }
+    assert!(inputs >= 1, "the corpus is empty");
+}
