@@ -6,22 +6,21 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::apply::{Apply, apply, make};
 use super::context::Context;
 use super::progress::shown;
 use super::{Failure, output};
 use crate::access::signing::PublicKey;
 use crate::imaging::api::{ImageDetail, ImageRow};
-use crate::imaging::apply::{Options, Receipt, Seed, look_and_plan, make_match};
+use crate::imaging::apply::{Receipt, Seed};
+use crate::imaging::diff;
 use crate::imaging::disk::container::{self, Format};
-use crate::imaging::disk::fit::{Grow, Wish};
-use crate::imaging::disk::{host, target::Kernel};
 use crate::imaging::import::{Imported, Importer, Source};
 use crate::imaging::manifest::Manifest;
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::verify::verify;
 use crate::imaging::store::versions::{ImageSource, Reference, Version};
 use crate::imaging::target::Target;
-use crate::imaging::{diff, plan};
 use crate::server::site::Site;
 use crate::stdx::monitor::Progress;
 
@@ -78,26 +77,6 @@ pub(super) struct Capture {
 }
 
 #[derive(Args)]
-pub(super) struct Apply {
-    /// NAME, NAME@7, NAME@prod
-    image: String,
-    /// File or block device
-    target: PathBuf,
-    /// Read nothing back: fetch everything
-    #[arg(long)]
-    no_seed: bool,
-    /// Print what would be done and do nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Fit the partition table to the disk and grow `root` or the partition of this number; `none` grows nothing
-    #[arg(long, value_name = "PARTITION", value_parser = parse_grow)]
-    fit: Option<Grow>,
-    /// Overwrite a target that is in use: repeat its path
-    #[arg(long, value_name = "TARGET")]
-    force: Option<PathBuf>,
-}
-
-#[derive(Args)]
 pub(super) struct Export {
     /// NAME, NAME@7, NAME@prod
     image: String,
@@ -110,14 +89,6 @@ pub(super) struct Export {
 
 fn parse_format(text: &str) -> Result<Format, String> {
     Format::from_name(text).ok_or_else(|| format!("write one of {}", Format::ALL.map(Format::name).join(", ")))
-}
-
-fn parse_grow(text: &str) -> Result<Grow, String> {
-    match text {
-        "root" => Ok(Grow::Root),
-        "none" => Ok(Grow::Nothing),
-        number => number.parse().map(Grow::Number).map_err(|_| "write root, none or a partition's number".to_owned()),
-    }
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
@@ -140,15 +111,15 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 /// A version of the site's own store, its manifest checked against the site's key.
-struct Chosen {
-    store: Arc<LocalStore>,
-    version: Version,
-    manifest: Manifest,
+pub(super) struct Chosen {
+    pub(super) store: Arc<LocalStore>,
+    pub(super) version: Version,
+    pub(super) manifest: Manifest,
     key: PublicKey,
 }
 
 impl Chosen {
-    fn open(text: &str, context: &Context) -> Result<Chosen, Failure> {
+    pub(super) fn open(text: &str, context: &Context) -> Result<Chosen, Failure> {
         let site = context.site()?;
         let store = site.store.clone();
         let version = store.resolve(&Reference::parse(text)?)?;
@@ -156,7 +127,7 @@ impl Chosen {
         Ok(Chosen { store, version, manifest, key: site.signing.public() })
     }
 
-    fn source(&self) -> ImageSource<'_> {
+    pub(super) fn source(&self) -> ImageSource<'_> {
         ImageSource { store: &self.store, version: &self.version, key: self.key }
     }
 }
@@ -249,67 +220,6 @@ fn remove(image: &str, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn apply(arguments: &Apply, context: &Context) -> Result<(), Failure> {
-    let chosen = Chosen::open(&arguments.image, context)?;
-    if arguments.force.as_ref() != Some(&arguments.target) {
-        Kernel::host().check_unused(&arguments.target)?;
-    }
-    if arguments.dry_run {
-        return show_plan(&chosen, arguments, context);
-    }
-    let target = Target::open(&arguments.target)?;
-    let receipt = make(&chosen, &target, seed(arguments), context)?;
-    if let Some(grow) = arguments.fit {
-        host::fit(&arguments.target, Wish { grow, renew: None })?;
-    }
-    if context.json() {
-        return output::json(&receipt);
-    }
-    output::line(format!(
-        "{} matches {}: {} kept, {} moved, {} fetched ({} read from packs), {} zeroed, {} chunks read back",
-        arguments.target.display(),
-        chosen.version,
-        output::size(receipt.kept_bytes),
-        output::size(receipt.moved_bytes),
-        output::size(receipt.fetched_bytes),
-        output::size(receipt.wire_bytes),
-        output::size(receipt.zeroed_bytes),
-        receipt.read_back_chunks
-    ));
-    Ok(())
-}
-
-fn seed(arguments: &Apply) -> Seed {
-    if arguments.no_seed { Seed::Nothing } else { Seed::Target }
-}
-
-fn make(chosen: &Chosen, target: &Target, seed: Seed, context: &Context) -> Result<Receipt, Failure> {
-    let progress = Progress::default();
-    let options = Options { seed, ..Options::default() };
-    let mut planned = |summary: &plan::Summary| {
-        if !context.json() {
-            output::line(format!("plan: {summary}"));
-        }
-    };
-    let source = chosen.source();
-    let work = || make_match(&chosen.manifest, &source, target, &options, &progress, &mut planned);
-    Ok(shown("applying", &progress, work)?)
-}
-
-fn show_plan(chosen: &Chosen, arguments: &Apply, context: &Context) -> Result<(), Failure> {
-    let target = Target::look(&arguments.target)?;
-    let progress = Progress::default();
-    let options = Options { seed: seed(arguments), ..Options::default() };
-    let source = chosen.source();
-    let look = || look_and_plan(&chosen.manifest, &source, &target, &options, &progress);
-    let plan = shown("looking", &progress, look)?;
-    if context.json() {
-        return output::json(&plan.summary);
-    }
-    output::line(format!("plan: {}", plan.summary));
-    Ok(())
-}
-
 fn export(arguments: &Export, context: &Context) -> Result<(), Failure> {
     let chosen = Chosen::open(&arguments.image, context)?;
     if arguments.file.exists() {
@@ -317,7 +227,7 @@ fn export(arguments: &Export, context: &Context) -> Result<(), Failure> {
             .with_hint("export makes a new file; `remint image apply` changes one that is there"));
     }
     let receipt = match arguments.format {
-        Format::Raw => make(&chosen, &Target::file(&arguments.file)?, Seed::Nothing, context)?,
+        Format::Raw => make(&chosen, &Target::file(&arguments.file)?, Seed::Nothing, context)?.receipt,
         Format::Qcow2 => export_qcow2(&chosen, &arguments.file, context)?,
         other => {
             return Err(Failure::new(format!("{} is not a format of export", other.name()))
@@ -338,13 +248,13 @@ fn export_qcow2(chosen: &Chosen, file: &Path, context: &Context) -> Result<Recei
     let mut raw = file.as_os_str().to_owned();
     raw.push(".raw");
     let raw = PathBuf::from(raw);
-    let receipt = make(chosen, &Target::file(&raw)?, Seed::Nothing, context).inspect_err(|_| {
+    let made = make(chosen, &Target::file(&raw)?, Seed::Nothing, context).inspect_err(|_| {
         let _ = std::fs::remove_file(&raw);
     })?;
     let written = container::qcow2_writer::write_file(&raw, file);
     let removed = std::fs::remove_file(&raw);
     written.and(removed).map_err(|error| Failure::new(format!("write {}: {error}", file.display())))?;
-    Ok(receipt)
+    Ok(made.receipt)
 }
 
 fn path_of(path: &Path) -> String {

@@ -13,6 +13,7 @@ pub mod context;
 mod failure;
 pub mod output;
 
+mod apply;
 mod baseline;
 mod boot;
 mod boots;

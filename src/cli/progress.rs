@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::size;
-use crate::stdx::monitor::Progress;
+use crate::stdx::monitor::{Limit, Progress, Spent};
 
 const BAR_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ fn bar(what: &'static str, progress: &Progress, done: &AtomicBool) {
     if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
         bar.set_style(style.progress_chars("=> "));
     }
+    let mut window = Window::default();
     while !done.load(Relaxed) {
         let (phase, at, total) = phase(what, progress);
         if bar.prefix() != phase {
@@ -42,7 +43,7 @@ fn bar(what: &'static str, progress: &Progress, done: &AtomicBool) {
         }
         bar.set_length(total);
         bar.set_position(at);
-        bar.set_message(details(progress));
+        bar.set_message(details(progress) + &window.limit(progress));
         thread::park_timeout(BAR_EVERY);
     }
     bar.finish_and_clear();
@@ -50,6 +51,7 @@ fn bar(what: &'static str, progress: &Progress, done: &AtomicBool) {
 
 fn lines(what: &'static str, progress: &Progress, done: &AtomicBool) {
     let (mut since, mut before) = (Instant::now(), 0);
+    let mut window = Window::default();
     while !done.load(Relaxed) {
         thread::park_timeout(LINE_EVERY.saturating_sub(since.elapsed()));
         if since.elapsed() < LINE_EVERY {
@@ -59,7 +61,8 @@ fn lines(what: &'static str, progress: &Progress, done: &AtomicBool) {
         let rate = (at.saturating_sub(before)) as f64 / since.elapsed().as_secs_f64();
         let left = if rate > 0.0 { (total - at) as f64 / rate } else { 0.0 };
         let (done, total, rate) = (size(at), size(total), size(rate as u64));
-        eprintln!("{phase}: {done} of {total}, {rate}/s, {left:.0} s left{}", details(progress));
+        let details = details(progress) + &window.limit(progress);
+        eprintln!("{phase}: {done} of {total}, {rate}/s, {left:.0} s left{details}");
         (since, before) = (Instant::now(), at);
     }
 }
@@ -72,6 +75,26 @@ fn phase(what: &'static str, progress: &Progress) -> (&'static str, u64, u64) {
         0 if looking.1 > 0 => ("looking", looking.0.min(looking.1), looking.1),
         total => (what, Progress::get(&progress.done_bytes).min(total), total),
     }
+}
+
+/// What the time was spent on since it was last shown.
+#[derive(Default)]
+struct Window {
+    before: Spent,
+}
+
+impl Window {
+    fn limit(&mut self, progress: &Progress) -> String {
+        let spent = progress.spent();
+        let found = spent.since(self.before).limit().map(|found| format!(", {}", limit(found)));
+        self.before = spent;
+        found.unwrap_or_default()
+    }
+}
+
+/// `limited by the disk`
+pub(super) fn limit(found: Limit) -> String {
+    format!("limited by the {found}")
 }
 
 fn details(progress: &Progress) -> String {

@@ -148,7 +148,7 @@ pub fn apply(
     let wanted = fetch.iter().zip(places).map(|(number, place)| Wanted { extent: manifest.extents[*number], place });
     let wanted: Vec<Wanted> = wanted.collect();
     carry_out(&jobs(&wanted), &asked, target)?;
-    target.sync()?;
+    Progress::timed(&progress.disk_nanoseconds, || target.sync())?;
     let read_back_chunks = read_back(manifest, target, options.sample)?;
     Ok(Receipt {
         kept_bytes: summary.in_place_bytes,
@@ -277,10 +277,11 @@ fn carry_out(jobs: &[&[Wanted]], asked: &Asked<'_>, target: &Target) -> Result<(
     let work = || -> Result<(), Error> {
         let capacity = JOB_BYTES as usize;
         let mut buffer = Verified::with_capacity(capacity).map_err(Error::read("a decompressor"))?;
+        let mut fetched = Fetched::default();
         while let Some(job) = jobs.get(next.fetch_add(1, Relaxed)).filter(|_| !asked.stop.load(Relaxed)) {
             let mut job = job.to_vec();
-            let fetched = asked.fetch_where_it_lies_now(&mut job);
-            let done = fetched.and_then(|fetched| asked.open_and_write(&job, &fetched, &mut buffer, target));
+            let done = asked.fetch_where_it_lies_now(&mut job, &mut fetched);
+            let done = done.and_then(|()| asked.open_and_write(&job, &fetched, &mut buffer, target));
             if done.is_err() {
                 asked.stop.store(true, Relaxed);
                 return done;
@@ -295,17 +296,39 @@ fn carry_out(jobs: &[&[Wanted]], asked: &Asked<'_>, target: &Target) -> Result<(
     })
 }
 
-/// Bytes of packs as they came.
+/// Bytes of packs as they came, in memory that is used again for the next job.
+#[derive(Default)]
 struct Fetched {
-    pieces: Vec<(PackId, u64, Vec<u8>)>,
+    bytes: Vec<u8>,
+    pieces: Vec<FetchedPiece>,
+}
+
+struct FetchedPiece {
+    pack: PackId,
+    /// Where in the pack its first byte lies.
+    offset: u64,
+    /// Where in `bytes` it is.
+    at: Range<usize>,
 }
 
 impl Fetched {
+    /// Room for `len` bytes of `pack`, for which there is a place behind what came before.
+    fn add(&mut self, pack: PackId, offset: u64, len: usize) -> &mut [u8] {
+        let start = self.pieces.last().map_or(0, |piece| piece.at.end);
+        let at = start..start + len;
+        if self.bytes.len() < at.end {
+            self.bytes.resize(at.end, 0);
+        }
+        self.pieces.push(FetchedPiece { pack, offset, at: at.clone() });
+        &mut self.bytes[at]
+    }
+
     fn sealed(&self, place: &Location) -> Option<&[u8]> {
         let start = u64::from(place.entry.offset);
-        self.pieces.iter().find_map(|(pack, offset, bytes)| {
-            let at = usize::try_from(start.checked_sub(*offset)?).ok()?;
-            bytes.get(at..at + place.entry.stored_bytes as usize).filter(|_| *pack == place.pack)
+        self.pieces.iter().find_map(|piece| {
+            let at = usize::try_from(start.checked_sub(piece.offset)?).ok()?;
+            let bytes = &self.bytes[piece.at.clone()];
+            bytes.get(at..at + place.entry.stored_bytes as usize).filter(|_| piece.pack == place.pack)
         })
     }
 }
@@ -326,32 +349,26 @@ impl Asked<'_> {
     }
 
     /// Fetches `job`; when a pack is gone, because the store was compacted meanwhile, from where its chunks lie now.
-    fn fetch_where_it_lies_now(&self, job: &mut [Wanted]) -> Result<Fetched, Error> {
+    fn fetch_where_it_lies_now(&self, job: &mut [Wanted], fetched: &mut Fetched) -> Result<(), Error> {
         for _ in 0..RELOCATE_RETRIES {
-            match self.fetch(job) {
+            match self.fetch(job, fetched) {
                 Err(Error::MissingPack { .. }) => {}
                 done => return done,
             }
             let chunks: Vec<ChunkId> = job.iter().map(|wanted| wanted.extent.chunk).collect();
             job.iter_mut().zip(self.locate(&chunks)?).for_each(|(wanted, place)| wanted.place = place);
         }
-        self.fetch(job)
+        self.fetch(job, fetched)
     }
 
-    fn fetch(&self, job: &[Wanted]) -> Result<Fetched, Error> {
-        let mut pieces = Vec::new();
+    fn fetch(&self, job: &[Wanted], fetched: &mut Fetched) -> Result<(), Error> {
+        fetched.pieces.clear();
         for (pack, range) in requests(job.iter().map(|wanted| wanted.place).collect()) {
-            let bytes = self.read(pack, range.clone())?;
-            pieces.push((pack, range.start, bytes));
+            let room = fetched.add(pack, range.start, (range.end - range.start) as usize);
+            self.patiently(|| self.source.read_into(pack, range.start, room))?;
+            Progress::add(&self.progress.wire_bytes, room.len() as u64);
         }
-        Ok(Fetched { pieces })
-    }
-
-    fn read(&self, pack: PackId, range: Range<u64>) -> Result<Vec<u8>, Error> {
-        let len = (range.end - range.start) as usize;
-        let bytes = self.patiently(|| self.source.read_range(pack, range.start, len))?;
-        Progress::add(&self.progress.wire_bytes, bytes.len() as u64);
-        Ok(bytes)
+        Ok(())
     }
 
     fn open_and_write(
@@ -361,16 +378,17 @@ impl Asked<'_> {
         buffer: &mut Verified,
         target: &Target,
     ) -> Result<(), Error> {
+        let progress = self.progress;
         for stretch in job.chunk_by(|a, b| a.extent.end() == b.extent.offset) {
             buffer.begin(stretch[0].extent.offset);
-            for wanted in stretch {
-                self.open(wanted, fetched, buffer)?;
-            }
-            target.write(buffer)?;
+            Progress::timed(&progress.processor_nanoseconds, || {
+                stretch.iter().try_for_each(|wanted| self.open(wanted, fetched, buffer))
+            })?;
+            Progress::timed(&progress.disk_nanoseconds, || target.write(buffer))?;
             let bytes = buffer.as_bytes().len() as u64;
-            Progress::add(&self.progress.done_bytes, bytes);
-            Progress::add(&self.progress.fetched_bytes, bytes);
-            Progress::add(&self.progress.fetched_chunks, stretch.len() as u64);
+            Progress::add(&progress.done_bytes, bytes);
+            Progress::add(&progress.fetched_bytes, bytes);
+            Progress::add(&progress.fetched_chunks, stretch.len() as u64);
         }
         Ok(())
     }
@@ -381,31 +399,36 @@ impl Asked<'_> {
         let entry = Entry { id: extent.chunk, plain_bytes: extent.len, ..place.entry };
         let bytes = fetched.sealed(place).unwrap_or_default();
         let mut outcome = buffer.open(entry.sealed(bytes));
-        for _ in 0..DAMAGE_RETRIES {
+        for attempt in 1..=DAMAGE_RETRIES {
             if outcome.is_ok() {
                 break;
             }
             Progress::add(&self.progress.retries, 1);
-            outcome = self.open_again(wanted, buffer)?;
+            outcome = self.open_again(wanted, attempt, buffer)?;
         }
-        outcome.map_err(|damage| Error::DamagedChunk { chunk: extent.chunk, pack: place.pack, damage })
+        outcome.map_err(|damage| Error::DamagedChunk {
+            chunk: extent.chunk,
+            pack: place.pack,
+            from: self.source.name().into(),
+            damage,
+        })
     }
 
-    fn open_again(&self, wanted: &Wanted, buffer: &mut Verified) -> Result<Result<(), Damage>, Error> {
-        let place = self.locate(&[wanted.extent.chunk])?[0];
-        let start = u64::from(place.entry.offset);
-        let bytes = self.read(place.pack, start..start + u64::from(place.entry.stored_bytes))?;
-        Ok(buffer.open(Entry { plain_bytes: wanted.extent.len, ..place.entry }.sealed(&bytes)))
+    fn open_again(&self, wanted: &Wanted, attempt: u32, buffer: &mut Verified) -> Result<Result<(), Damage>, Error> {
+        let (Location { entry, .. }, bytes) =
+            self.patiently(|| self.source.fetch_again(wanted.extent.chunk, attempt))?;
+        Progress::add(&self.progress.wire_bytes, bytes.len() as u64);
+        Ok(buffer.open(Entry { plain_bytes: wanted.extent.len, ..entry }.sealed(&bytes)))
     }
 
     /// Asks again, later and later, while the source does not answer.
-    fn patiently<T>(&self, ask: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    fn patiently<T>(&self, mut ask: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         let mut waited = Duration::ZERO;
         for attempt in 0u32.. {
-            match ask() {
+            match Progress::timed(&self.progress.wire_nanoseconds, &mut ask) {
                 Err(error) if error.is_transient() && waited < self.options.patience && !self.stop.load(Relaxed) => {
                     let delay = Backoff::PATIENT.delay(attempt, self.options.jitter);
-                    thread::sleep(delay);
+                    Progress::timed(&self.progress.wire_nanoseconds, || thread::sleep(delay));
                     waited += delay;
                     Progress::add(&self.progress.retries, 1);
                 }

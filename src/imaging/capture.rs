@@ -15,12 +15,18 @@ use crate::imaging::manifest::{Extent, Header, Manifest};
 use crate::imaging::ranges::{gaps, intersection, merged, total};
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::upload::Upload;
-use crate::stdx::buffer::is_zero;
+use crate::stdx::buffer::{Lent, Pool, is_zero};
 use crate::stdx::io::ReadAt;
 use crate::stdx::monitor::Progress;
 
-/// What is read at once. Memory is this, times twice the processors and a few.
+/// What is read at once.
 const BATCH_BYTES: usize = 4 << 20;
+/// What its chunks take at most when they are sealed: never more than they are, and what the compressor wants on the way.
+const SEALED_BYTES: usize = BATCH_BYTES + (CUT_BYTES_MAX >> 8) + 128;
+/// Memory is bounded by these, on machines of many processors to some 190 MB.
+const WORKERS_MAX: usize = 16;
+const PLAIN_MAX: usize = 16;
+const SEALED_MAX: usize = 24;
 /// After a read error the rest of a batch is read in pieces of this size, so that little is lost.
 const RESCUE_BYTES: u64 = 4096;
 /// Bad places that are named; the rest is counted.
@@ -63,26 +69,24 @@ pub fn capture(
     progress: &Progress,
 ) -> Result<Manifest, Error> {
     Progress::add(&progress.total_bytes, total(&content.used));
-    let store = upload.owner();
-    let stop = AtomicBool::new(false);
-    let workers = thread::available_parallelism().map_or(2, NonZeroUsize::get);
-    let (work_in, work_out) = bounded::<Batch>(workers);
-    let (done_in, done_out) = bounded::<Result<SealedBatch, Error>>(workers);
+    let line = Line::new(source, upload.owner(), progress);
+    let (work_in, work_out) = bounded::<Batch>(line.workers);
+    let (done_in, done_out) = bounded::<Result<SealedBatch, Error>>(line.workers);
     let mut collector = Collector { extents: Vec::new(), zeros: content.zeros, bad: BadPlaces::default() };
     let collected = thread::scope(|scope| {
-        let (stop, used, done_for_reader) = (&stop, &content.used, done_in.clone());
+        let (line, used, done_for_reader) = (&line, &content.used, done_in.clone());
         scope.spawn(move || {
-            if let Err(error) = read_batches(source, used, &work_in, stop) {
+            if let Err(error) = line.read_batches(used, &work_in) {
                 let _ = done_for_reader.send(Err(error));
             }
         });
-        for _ in 0..workers {
+        for _ in 0..line.workers {
             let (work, done) = (work_out.clone(), done_in.clone());
-            scope.spawn(move || seal_batches(store, &work, &done, stop));
+            scope.spawn(move || line.seal_batches(&work, &done));
         }
         drop((work_out, done_in));
         let collected = collector.collect(&done_out, upload, progress);
-        stop.store(true, Relaxed);
+        line.stop.store(true, Relaxed);
         done_out.iter().for_each(drop);
         collected
     });
@@ -91,14 +95,27 @@ pub fn capture(
     Ok(Manifest { header, extents: collector.extents, zeros: merged(collector.zeros) })
 }
 
+/// What the threads of a capture share.
+struct Line<'a> {
+    source: &'a dyn ReadAt,
+    store: &'a LocalStore,
+    progress: &'a Progress,
+    workers: usize,
+    stop: AtomicBool,
+    plain: Pool,
+    /// A batch has its place for sealed bytes before it is read: the one that all others wait for never waits itself.
+    sealed: Pool,
+}
+
 /// Some MB of the source, cut.
-struct Batch {
+struct Batch<'a> {
     number: u64,
-    bytes: Vec<u8>,
+    plain: Lent<'a>,
     /// Where on the disk the first byte lies.
     offset: u64,
     pieces: Vec<Piece>,
     bad: Vec<Range<u64>>,
+    sealed: Lent<'a>,
 }
 
 struct Piece {
@@ -106,37 +123,63 @@ struct Piece {
     zero: bool,
 }
 
-fn read_batches(
-    source: &dyn ReadAt,
-    used: &[Range<u64>],
-    work: &Sender<Batch>,
-    stop: &AtomicBool,
-) -> Result<(), Error> {
-    let mut number = 0;
-    for range in used {
+impl<'a> Line<'a> {
+    fn new(source: &'a dyn ReadAt, store: &'a LocalStore, progress: &'a Progress) -> Line<'a> {
+        let workers = thread::available_parallelism().map_or(2, NonZeroUsize::get).min(WORKERS_MAX);
+        let plain = Pool::new(2 * workers.min(PLAIN_MAX / 2) + 2);
+        let sealed = Pool::new(4 * workers.min(SEALED_MAX / 4) + 2);
+        Line { source, store, progress, workers, stop: AtomicBool::new(false), plain, sealed }
+    }
+
+    fn read_batches(&'a self, used: &[Range<u64>], work: &Sender<Batch<'a>>) -> Result<(), Error> {
+        let mut number = 0;
         let mut carried = Vec::new();
-        let mut at = range.start;
-        while at < range.end || !carried.is_empty() {
-            if stop.load(Relaxed) {
-                return Ok(());
+        for range in used {
+            let mut at = range.start;
+            while at < range.end || !carried.is_empty() {
+                if self.stop.load(Relaxed) {
+                    return Ok(());
+                }
+                let (mut plain, sealed) = (self.plain.lend(BATCH_BYTES), self.sealed.lend(SEALED_BYTES));
+                let (offset, known) = (at - carried.len() as u64, carried.len());
+                let len = (range.end - at).min((BATCH_BYTES - known) as u64);
+                let end = known + len as usize;
+                plain[..known].copy_from_slice(&carried);
+                let read = || read_or_rescue(self.source, &mut plain[known..end], at);
+                let bad = Progress::timed(&self.progress.disk_nanoseconds, read)?;
+                at += len;
+                let (pieces, rest) = cut_batch(&plain[..end], at == range.end);
+                carried.clear();
+                carried.extend_from_slice(&plain[rest..end]);
+                if work.send(Batch { number, plain, offset, pieces, bad, sealed }).is_err() {
+                    return Ok(());
+                }
+                number += 1;
             }
-            let offset = at - carried.len() as u64;
-            let mut bytes = std::mem::take(&mut carried);
-            let known = bytes.len();
-            let len = (range.end - at).min((BATCH_BYTES - known) as u64);
-            bytes.resize(known + len as usize, 0);
-            let bad = read_or_rescue(source, &mut bytes[known..], at)?;
-            at += len;
-            let (pieces, rest) = cut_batch(&bytes, at == range.end);
-            carried.extend_from_slice(&bytes[rest..]);
-            bytes.truncate(rest);
-            if work.send(Batch { number, bytes, offset, pieces, bad }).is_err() {
-                return Ok(());
+        }
+        Ok(())
+    }
+
+    fn seal_batches(&'a self, work: &Receiver<Batch<'a>>, done: &Sender<Result<SealedBatch<'a>, Error>>) {
+        let mut sealer = match Sealer::new() {
+            Ok(sealer) => sealer,
+            Err(source) => {
+                let _ = done.send(Err(Error::Read { what: "a compressor".to_owned(), source }));
+                return;
             }
-            number += 1;
+        };
+        for batch in work {
+            if self.stop.load(Relaxed) {
+                return;
+            }
+            let sealed = Progress::timed_share(&self.progress.processor_nanoseconds, self.workers, || {
+                seal_batch(self.store, &mut sealer, batch)
+            });
+            if done.send(Ok(sealed)).is_err() {
+                return;
+            }
         }
     }
-    Ok(())
 }
 
 /// Cuts `bytes` into pieces as far as the cuts are certain, and returns where they end.
@@ -183,11 +226,11 @@ fn is_medium_error(error: &std::io::Error) -> bool {
 }
 
 /// A batch with its chunks named, and those that the store has not, sealed.
-struct SealedBatch {
+struct SealedBatch<'a> {
     number: u64,
     offset: u64,
     pieces: Vec<SealedPiece>,
-    bytes: Vec<u8>,
+    bytes: Lent<'a>,
     bad: Vec<Range<u64>>,
 }
 
@@ -207,46 +250,36 @@ enum PieceContent {
     },
 }
 
-fn seal_batches(
-    store: &LocalStore,
-    work: &Receiver<Batch>,
-    done: &Sender<Result<SealedBatch, Error>>,
-    stop: &AtomicBool,
-) {
-    let mut sealer = match Sealer::new() {
-        Ok(sealer) => sealer,
-        Err(source) => {
-            let _ = done.send(Err(Error::Read { what: "a compressor".to_owned(), source }));
-            return;
-        }
-    };
-    for batch in work {
-        if stop.load(Relaxed) || done.send(Ok(seal_batch(store, &mut sealer, batch))).is_err() {
-            return;
-        }
-    }
-}
-
-fn seal_batch(store: &LocalStore, sealer: &mut Sealer, batch: Batch) -> SealedBatch {
-    let mut bytes = Vec::new();
+fn seal_batch<'a>(store: &LocalStore, sealer: &mut Sealer, batch: Batch<'a>) -> SealedBatch<'a> {
+    let mut bytes = batch.sealed;
+    let mut filled = 0;
     let mut pieces = Vec::with_capacity(batch.pieces.len());
     for piece in batch.pieces {
-        let plain = &batch.bytes[piece.range];
-        let content = if piece.zero { PieceContent::Zero } else { name_and_seal(store, sealer, plain, &mut bytes) };
+        let plain = &batch.plain[piece.range];
+        let content = match piece.zero {
+            true => PieceContent::Zero,
+            false => name_and_seal(store, sealer, plain, &mut bytes, &mut filled),
+        };
         pieces.push(SealedPiece { len: plain.len() as u32, content });
     }
     SealedBatch { number: batch.number, offset: batch.offset, pieces, bytes, bad: batch.bad }
 }
 
-fn name_and_seal(store: &LocalStore, sealer: &mut Sealer, plain: &[u8], bytes: &mut Vec<u8>) -> PieceContent {
+fn name_and_seal(
+    store: &LocalStore,
+    sealer: &mut Sealer,
+    plain: &[u8],
+    bytes: &mut [u8],
+    filled: &mut usize,
+) -> PieceContent {
     let id = ChunkId::of(plain);
     if store.has(&id) {
         return PieceContent::Known(id);
     }
-    let sealed = sealer.seal(id, plain);
-    let start = bytes.len();
-    bytes.extend_from_slice(sealed.bytes);
-    PieceContent::New { id, encoding: sealed.encoding, range: start..bytes.len() }
+    let start = *filled;
+    let (encoding, len) = sealer.seal_into(plain, &mut bytes[start..]);
+    *filled += len;
+    PieceContent::New { id, encoding, range: start..start + len }
 }
 
 /// Puts batches back into order and into the store.
@@ -259,7 +292,7 @@ struct Collector {
 impl Collector {
     fn collect(
         &mut self,
-        done: &Receiver<Result<SealedBatch, Error>>,
+        done: &Receiver<Result<SealedBatch<'_>, Error>>,
         upload: &mut Upload<'_>,
         progress: &Progress,
     ) -> Result<(), Error> {
@@ -276,7 +309,7 @@ impl Collector {
         Ok(())
     }
 
-    fn add(&mut self, batch: SealedBatch, upload: &mut Upload<'_>, progress: &Progress) -> Result<(), Error> {
+    fn add(&mut self, batch: SealedBatch<'_>, upload: &mut Upload<'_>, progress: &Progress) -> Result<(), Error> {
         let mut offset = batch.offset;
         for piece in batch.pieces {
             let len = piece.len;
@@ -292,7 +325,7 @@ impl Collector {
                 }
                 PieceContent::New { id, encoding, range } => {
                     let sealed = Sealed { id, plain_bytes: len, encoding, bytes: &batch.bytes[range] };
-                    match upload.put(sealed)? {
+                    match Progress::timed(&progress.wire_nanoseconds, || upload.put(sealed))? {
                         true => Progress::add(&progress.stored_bytes, sealed.bytes.len() as u64),
                         false => Progress::add(&progress.skipped_bytes, len.into()),
                     }

@@ -105,15 +105,28 @@ impl Sealer {
 
     /// Compresses `plain`, or leaves it as it is when that saves nothing. `id` is its name, which the caller has.
     pub fn seal<'a>(&'a mut self, id: ChunkId, plain: &'a [u8]) -> Sealed<'a> {
-        self.scratch.clear();
-        self.scratch.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-        let compressed = self.compressor.compress_to_buffer(plain, &mut self.scratch);
-        let (encoding, bytes) = match compressed {
-            Ok(len) if len < plain.len() => (Encoding::Zstd, &self.scratch[..len]),
-            _ => (Encoding::Stored, plain),
-        };
-        Sealed { id, plain_bytes: plain.len() as u32, encoding, bytes }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.resize(room_for(plain.len()).max(scratch.len()), 0);
+        let (encoding, len) = self.seal_into(plain, &mut scratch);
+        self.scratch = scratch;
+        Sealed { id, plain_bytes: plain.len() as u32, encoding, bytes: &self.scratch[..len] }
     }
+
+    /// The same, to the start of `room`, which has at least [`room_for`] bytes; how many it took.
+    pub fn seal_into(&mut self, plain: &[u8], room: &mut [u8]) -> (Encoding, usize) {
+        match self.compressor.compress_to_buffer(plain, room) {
+            Ok(len) if len < plain.len() => (Encoding::Zstd, len),
+            _ => {
+                room[..plain.len()].copy_from_slice(plain);
+                (Encoding::Stored, plain.len())
+            }
+        }
+    }
+}
+
+/// Bytes that sealing `plain_bytes` may need on the way.
+pub fn room_for(plain_bytes: usize) -> usize {
+    zstd::zstd_safe::compress_bound(plain_bytes)
 }
 
 /// Why sealed bytes are not the chunk that they claim to be.

@@ -24,8 +24,8 @@ pub enum Error {
     MissingPack { pack: PackId },
     #[error("pack {pack} has no bytes {offset}+{len}")]
     PackRange { pack: PackId, offset: u64, len: u64 },
-    #[error("chunk {chunk} in pack {pack} is damaged: {damage}")]
-    DamagedChunk { chunk: ChunkId, pack: PackId, damage: Damage },
+    #[error("chunk {chunk} in pack {pack} of {from} is damaged: {damage}")]
+    DamagedChunk { chunk: ChunkId, pack: PackId, from: Box<str>, damage: Damage },
     #[error("pack {pack} is damaged: {damage}")]
     DamagedPack { pack: PackId, damage: PackDamage },
     #[error("there is no image `{name}`")]

@@ -124,10 +124,11 @@ fn look(
     loop {
         let job = next.fetch_add(1, Relaxed);
         if let Some(read) = reads.get(job) {
-            compare(manifest, target, read.clone(), &mut buffer, &mut seen.in_place)?;
+            compare(manifest, target, read.clone(), &mut buffer, &mut seen.in_place, progress)?;
             Progress::add(&progress.surveyed_bytes, read_bytes(manifest, read));
         } else if let Some(piece) = pieces.get(job - reads.len()) {
-            if !is_zero(target.read(piece.clone(), &mut buffer)?) {
+            let bytes = Progress::timed(&progress.disk_nanoseconds, || target.read(piece.clone(), &mut buffer))?;
+            if !is_zero(bytes) {
                 seen.not_zero.push(piece.clone());
             }
             Progress::add(&progress.surveyed_bytes, piece.end - piece.start);
@@ -144,16 +145,18 @@ fn compare(
     read: Range<usize>,
     buffer: &mut AlignedBuffer,
     in_place: &mut Vec<usize>,
+    progress: &Progress,
 ) -> Result<(), Error> {
     let extents = &manifest.extents[read.clone()];
-    let start = extents[0].offset;
-    let bytes = target.read(start..extents[extents.len() - 1].end(), buffer)?;
-    for (number, extent) in read.zip(extents) {
-        let at = (extent.offset - start) as usize;
-        if ChunkId::of(&bytes[at..at + extent.len as usize]) == extent.chunk {
-            in_place.push(number);
-        }
-    }
+    let range = extents[0].offset..extents[extents.len() - 1].end();
+    let bytes = Progress::timed(&progress.disk_nanoseconds, || target.read(range.clone(), buffer))?;
+    let is_right = |extent: &Extent| {
+        let at = (extent.offset - range.start) as usize;
+        ChunkId::of(&bytes[at..at + extent.len as usize]) == extent.chunk
+    };
+    Progress::timed(&progress.processor_nanoseconds, || {
+        in_place.extend(read.zip(extents).filter(|(_, extent)| is_right(extent)).map(|(number, _)| number));
+    });
     Ok(())
 }
 

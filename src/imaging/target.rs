@@ -19,7 +19,8 @@ const ZERO_BYTES: u64 = 1 << 20;
 pub struct Target {
     path: PathBuf,
     file: File,
-    /// A device opened for direct I/O: whole aligned blocks go past the page cache.
+    /// The same, opened for direct I/O: whole aligned blocks are written past the page cache. `None` where the kernel or
+    /// the file system has none.
     direct: Option<File>,
     /// Bytes of a device; a file takes any size.
     device_bytes: Option<u64>,
@@ -56,7 +57,8 @@ impl Target {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = open.map_err(Error::write(path.display()))?;
         let fresh = file.metadata().map_err(Error::read(path.display()))?.len() == 0;
-        Ok(Target { path: path.to_owned(), file, direct: None, device_bytes: None, fresh })
+        let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(path).ok();
+        Ok(Target { path: path.to_owned(), file, direct, device_bytes: None, fresh })
     }
 
     /// A target to be looked at and not written; a file that does not exist is an empty one.
@@ -119,8 +121,11 @@ impl Target {
         let end = range.end.next_multiple_of(ALIGNMENT as u64).min(self.device_bytes.unwrap_or(u64::MAX));
         let (skip, len) = ((range.start - start) as usize, (range.end - range.start) as usize);
         let bytes = &mut buffer.as_mut_slice()[..(end - start) as usize];
+        // A file's blocks may lie in the page cache, from which reading is cheaper.
         let read = match &self.direct {
-            Some(direct) if end.is_multiple_of(ALIGNMENT as u64) => direct.read_exact_at(bytes, start),
+            Some(direct) if self.device_bytes.is_some() && end.is_multiple_of(ALIGNMENT as u64) => {
+                direct.read_exact_at(bytes, start)
+            }
             _ => read_zero_filled(&self.file, bytes, start),
         };
         read.map_err(|source| self.read_error(range.start, source))?;
@@ -164,7 +169,11 @@ impl Target {
         }
         let (head, rest) = bytes.split_at((inner - offset) as usize);
         let (middle, tail) = rest.split_at((inner_end - inner) as usize);
-        direct.write_all_at(middle, inner).map_err(|source| self.write_error(inner, source))?;
+        match direct.write_all_at(middle, inner) {
+            // Some file systems grant O_DIRECT and then want more of it than blocks of 4096 bytes.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.write_buffered(middle, inner)?,
+            other => other.map_err(|source| self.write_error(inner, source))?,
+        }
         self.write_buffered(head, offset)?;
         self.write_buffered(tail, inner_end)
     }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::apply::{Options, Receipt, Seed, make_match};
 use super::capture::{Content, capture};
 use super::chunk::ChunkId;
 use super::error::Error;
-use super::manifest::{Header, Kind, Manifest, Signed};
+use super::manifest::{Extent, Header, Kind, Manifest, Signed};
 use super::store::format::PackId;
 use super::store::local::LocalStore;
 use super::store::versions::{ImageSource, Reference, Version};
@@ -269,6 +270,7 @@ fn a_chunk_that_stays_damaged_is_never_written_and_the_error_names_it() {
     assert_eq!(wrong, 0);
 }
 
+/// What is under way when the power goes is fetched again: at most one job of some MB a worker, however large the image.
 #[test]
 fn an_apply_that_is_cut_off_goes_on_where_it_stopped() {
     let site = Site::new();
@@ -277,26 +279,52 @@ fn an_apply_that_is_cut_off_goes_on_where_it_stopped() {
     let chunks: Vec<ChunkId> = manifest.extents.iter().map(|extent| extent.chunk).collect();
     let places = site.store.locate(&chunks).unwrap();
     let stored: u64 = places.iter().flatten().map(|place| u64::from(place.entry.stored_bytes)).sum();
-    for percent in [10, 50, 90] {
+    for (percent, workers) in [(10, 1), (50, 1), (90, 1), (10, 2), (50, 2), (90, 2)] {
         let total = Mutex::new(0u64);
         let cut = |_: u64, bytes: Vec<u8>| {
             let mut total = total.lock().unwrap();
-            *total += bytes.len() as u64;
-            match *total > stored * percent / 100 {
+            match *total + bytes.len() as u64 > stored * percent / 100 {
                 true => Err(Error::Refused { from: "power".into(), reason: "cut".into() }),
-                false => Ok(bytes),
+                false => {
+                    *total += bytes.len() as u64;
+                    Ok(bytes)
+                }
             }
         };
-        let first = Progress::default();
-        let name = format!("out {percent}");
-        let target = site.target(&name);
-        let options = Options { workers: 1, ..options() };
+        let name = format!("out {percent} {workers}");
+        let options = Options { workers, ..options() };
+        let (target, first) = (site.target(&name), Progress::default());
         make_match(&manifest, &Between::new(&site.store, cut), &target, &options, &first, &mut |_| {}).unwrap_err();
         let second = apply(&manifest, &site.store, &site.target(&name)).unwrap();
-        let twice = Progress::get(&first.fetched_bytes) + second.fetched_bytes - manifest.content_bytes();
-        assert!(twice * 100 <= manifest.content_bytes() * 2, "{percent} %: {twice} bytes were fetched twice");
+        let twice = Progress::get(&first.wire_bytes) + second.wire_bytes - stored;
+        assert!(twice <= (workers as u64) << 22, "{percent} %, {workers} workers: {twice} bytes were fetched twice");
+        let written = Progress::get(&first.fetched_bytes) + second.fetched_bytes - manifest.content_bytes();
+        assert!(written * 100 <= manifest.content_bytes() * 2, "{percent} %: {written} bytes were written twice");
         assert!(site.content(&name) == bytes);
     }
+}
+
+/// One percent of a disk is damaged in random places: those chunks are fetched and written, and nothing else is.
+#[test]
+fn of_a_disk_that_was_damaged_here_and_there_only_that_is_written() {
+    let site = Site::new();
+    let bytes = disk(1, 40 << 20);
+    let (_, manifest) = site.import_bytes(&bytes);
+    apply(&manifest, &site.store, &site.target("out")).unwrap();
+    let out = File::options().write(true).open(site.folder.path().join("out")).unwrap();
+    // Four places of 100 KB, drawn from a fixed stream.
+    let mut places = [0u8; 16];
+    blake3::Hasher::new().update(b"places").finalize_xof().fill(&mut places);
+    let place = |bytes: &[u8]| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])) % (39 << 20);
+    let damaged: Vec<u64> = places.chunks_exact(4).map(place).collect();
+    damaged.iter().for_each(|at| out.write_all_at(&disk(9, 100_000), *at).unwrap());
+    let touched = |extent: &&Extent| damaged.iter().any(|at| extent.offset < at + 100_000 && *at < extent.end());
+    let wrong: Vec<&Extent> = manifest.extents.iter().filter(touched).collect();
+    let receipt = apply(&manifest, &site.store, &site.target("out")).unwrap();
+    let wrong_bytes: u64 = wrong.iter().map(|extent| u64::from(extent.len)).sum();
+    assert_eq!((receipt.fetched_chunks, receipt.fetched_bytes), (wrong.len() as u64, wrong_bytes));
+    assert_eq!(receipt.kept_bytes, manifest.content_bytes() - wrong_bytes);
+    assert!(site.content("out") == bytes);
 }
 
 #[test]
@@ -493,6 +521,29 @@ mod upkeep {
         site.import_bytes(&bytes);
         assert!(is_sound(&site, &manifest));
         assert_eq!(scrub(&site.store, &key, None, &Progress::default()).unwrap().lost, []);
+    }
+
+    #[test]
+    fn a_pack_that_is_gone_or_has_no_index_any_more_comes_back_from_another_store() {
+        let (site, copy) = (Site::new(), Site::new());
+        let bytes = disk(1, 8 << 20);
+        let (_, manifest) = site.import_bytes(&bytes);
+        copy.import_bytes(&disk(2, 1 << 20));
+        copy.import_bytes(&bytes);
+        let key = site.key.public();
+        let cut = |path: &Path| File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
+        let lose: [&dyn Fn(&Path); 2] = [&|path| fs::remove_file(path).unwrap(), &cut];
+        for lose in lose {
+            site.store.packs().unwrap().iter().for_each(|pack| lose(&site.store.pack_path(*pack)));
+            let report = scrub(&site.store, &key, Some(&copy.store), &Progress::default()).unwrap();
+            assert_eq!(report.lost, []);
+            assert_eq!(report.repaired_chunks, manifest.extents.len() as u64);
+            assert!(is_sound(&site, &manifest));
+        }
+        site.store.packs().unwrap().iter().for_each(|pack| cut(&site.store.pack_path(*pack)));
+        let report = scrub(&site.store, &key, None, &Progress::default()).unwrap();
+        assert_eq!((report.removed_packs.len(), report.lost.len()), (1, manifest.extents.len()));
+        assert!(report.lost.iter().all(|lost| lost.images == ["disk@1"]));
     }
 
     #[test]

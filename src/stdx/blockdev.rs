@@ -3,8 +3,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 mod raw {
     //! Requests of <linux/fs.h>, <linux/btrfs.h>, ext4's and XFS's own headers.
@@ -20,6 +22,79 @@ mod raw {
     nix::ioctl_read!(xfs_geometry, b'X', 100, super::XfsGeometry);
     nix::ioctl_write_ptr!(xfs_growfsdata, b'X', 110, super::XfsGrow);
     nix::ioctl_write_ptr!(btrfs_resize, 0x94, 3, super::BtrfsVolume);
+    nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
+    nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, super::LoopConfig);
+    nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
+}
+
+/// `struct loop_config` of <linux/loop.h>, with its `struct loop_info64` spelled out.
+#[repr(C)]
+pub struct LoopConfig {
+    file: u32,
+    block_bytes: u32,
+    numbers: [u64; 3],
+    offset: u64,
+    limit_bytes: u64,
+    number: u32,
+    encryption: [u32; 2],
+    flags: u32,
+    names: [u8; 64 + 64 + 32],
+    init: [u64; 2],
+    reserved: [u64; 8],
+}
+
+/// A part of a file or device, shown by the kernel as a block device of its own until this is dropped.
+pub struct LoopDevice {
+    device: File,
+    path: PathBuf,
+}
+
+impl LoopDevice {
+    /// Shows the bytes of `range` of `path`.
+    pub fn attach(path: &Path, range: Range<u64>) -> io::Result<LoopDevice> {
+        const ATTEMPTS: u32 = 20;
+        let open = |path: &Path| File::options().read(true).write(true).open(path);
+        let (file, control) = (open(path)?, open(Path::new("/dev/loop-control"))?);
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the descriptor is open and the request takes no argument.
+            let number = unsafe { raw::loop_ctl_get_free(control.as_raw_fd()) }?;
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let device = open(&path)?;
+            let config = LoopConfig {
+                file: file.as_raw_fd().cast_unsigned(),
+                block_bytes: 0,
+                numbers: [0; 3],
+                offset: range.start,
+                limit_bytes: range.end - range.start,
+                number: 0,
+                encryption: [0; 2],
+                flags: 0,
+                names: [0; 160],
+                init: [0; 2],
+                reserved: [0; 8],
+            };
+            // SAFETY: both descriptors are open for the whole call, and `LoopConfig` has the layout that the kernel reads.
+            match unsafe { raw::loop_configure(device.as_raw_fd(), &config) } {
+                Ok(_) => return Ok(LoopDevice { device, path }),
+                // Somebody else took the free one in between.
+                Err(nix::errno::Errno::EBUSY) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        // A device that is still in use is given up when its last user goes.
+        // SAFETY: the descriptor is open and the request takes no argument.
+        let _ = unsafe { raw::loop_clr_fd(self.device.as_raw_fd()) };
+    }
 }
 
 /// `struct xfs_growfs_data` of <xfs/xfs_fs.h>.
@@ -175,5 +250,6 @@ mod tests {
     fn the_structs_have_the_kernels_sizes() {
         assert_eq!((size_of::<super::XfsGrow>(), size_of::<super::XfsGeometry>()), (16, 112));
         assert_eq!((size_of::<super::BtrfsVolume>(), size_of::<super::BlkpgPartition>()), (4096, 152));
+        assert_eq!(size_of::<super::LoopConfig>(), 304);
     }
 }

@@ -19,7 +19,7 @@ use super::deployment::{DeploymentDetail, DeploymentRecord, Preview, Request};
 use super::event::{Directive, Line};
 use super::host::Place;
 use super::journal::Entry;
-use super::link::{EventsReply, FetchRun, FetchRunReply, PostEvents};
+use super::link::{EventsReply, FetchRun, FetchRunReply, ImageGrant, PostEvents};
 use super::model::{Sequence, Values};
 use super::parser;
 use super::plan::{self, Plan};
@@ -229,6 +229,8 @@ struct RunDetail {
     record: RunRecord,
     /// Steps in the order of the document.
     steps: Vec<StepRecord>,
+    /// The image versions that it may apply.
+    images: Vec<ImageGrant>,
     journal: Vec<Entry>,
 }
 
@@ -237,7 +239,7 @@ async fn run(State(sequences): Shared, Path(run): Path<String>) -> Result<Json<R
         let order = sequences.run_order(&run)?;
         let journal = sequences.entries(&run)?;
         let steps = tell(&order.sequence, &journal);
-        Ok(RunDetail { record: sequences.run(&run)?, steps, journal })
+        Ok(RunDetail { record: sequences.run(&run)?, steps, images: order.images, journal })
     })
     .await
 }

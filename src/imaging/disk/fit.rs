@@ -7,6 +7,7 @@ use super::mbr::{self, Mbr};
 use super::table::{self, Error, Partition, Patch, Table};
 use crate::imaging::fs;
 use crate::stdx::io::{ReadAt, Section};
+use serde::Serialize;
 
 /// A grown partition ends on this grid.
 const ALIGN_BYTES: u64 = 1 << 20;
@@ -42,10 +43,22 @@ pub struct Target {
 pub struct Plan {
     pub patches: Vec<Patch>,
     pub grown: Option<Grown>,
+    pub renewed: Vec<Renewed>,
+    /// What a person should know: a file system that this disk cannot carry.
+    pub remarks: Vec<String>,
+}
+
+/// An identifier and what it became, as PARTUUID, `blkid` and `sfdisk` write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Renewed {
+    /// 0 is the disk.
+    pub partition: u32,
+    pub old: String,
+    pub new: String,
 }
 
 /// A partition and its sizes in bytes before and after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Grown {
     pub number: u32,
     pub start: u64,
@@ -55,10 +68,31 @@ pub struct Grown {
 
 /// Plans the fitting of `disk`, which must already read as the applied image, to `target`.
 pub fn plan(disk: &dyn ReadAt, target: Target, wish: Wish) -> Result<Plan, Error> {
-    match table::read(disk, target.sector_bytes)?.ok_or(Error::NoTable)? {
-        Table::Gpt(gpt) => plan_gpt(disk, gpt, target, wish),
-        Table::Mbr(mbr) => plan_mbr(disk, &mbr, target, wish),
-    }
+    let table = table::read(disk, target.sector_bytes)?.ok_or(Error::NoTable)?;
+    let remarks = target.sector_bytes.map(|sector| cannot_carry(disk, &table.partitions(), sector)).unwrap_or_default();
+    let plan = match table {
+        Table::Gpt(gpt) => plan_gpt(disk, gpt, target, wish)?,
+        Table::Mbr(mbr) => plan_mbr(disk, &mbr, target, wish)?,
+    };
+    Ok(Plan { remarks, ..plan })
+}
+
+/// File systems whose own sectors are smaller than the disk's: the kernel and the firmware refuse them there.
+fn cannot_carry(disk: &dyn ReadAt, partitions: &[Partition], disk_sector: u32) -> Vec<String> {
+    let remark = |partition: &Partition| {
+        let bytes = partition.bytes.min(disk.size().saturating_sub(partition.start));
+        let section = Section::new(disk, partition.start, bytes)?;
+        let kind = fs::probe(&section).ok()?.kind;
+        let own = fs::sector_bytes(&section, kind).ok()??;
+        (own < disk_sector).then(|| {
+            format!(
+                "partition {} ({kind}) was made with sectors of {own} bytes and cannot be used on this disk, whose sectors \
+                 have {disk_sector}: make the image on such a disk, or format that partition anew",
+                partition.number
+            )
+        })
+    };
+    partitions.iter().filter_map(remark).collect()
 }
 
 fn plan_gpt(disk: &dyn ReadAt, mut gpt: Gpt, target: Target, wish: Wish) -> Result<Plan, Error> {
@@ -77,14 +111,25 @@ fn plan_gpt(disk: &dyn ReadAt, mut gpt: Gpt, target: Target, wish: Wish) -> Resu
     if let Some(grown) = grown {
         gpt.resize(grown.number, grown.new_bytes);
     }
-    if let Some(seed) = wish.renew {
-        gpt.renew(|number| draw(seed, number));
-    }
+    let renewed = wish.renew.map(|seed| renew_gpt(&mut gpt, seed)).unwrap_or_default();
     patches.extend(gpt.emit(target.bytes));
     let first = disk.read_vec_at(0, 512).map_err(Error::read("the master boot record"))?;
     let protective = mbr::protective(&first, target.bytes / gpt.sector_bytes);
     patches.extend(protective.map(|bytes| Patch { offset: 0, bytes }));
-    Ok(Plan { patches, grown })
+    Ok(Plan { patches, grown, renewed, remarks: Vec::new() })
+}
+
+fn renew_gpt(gpt: &mut Gpt, seed: [u8; 32]) -> Vec<Renewed> {
+    let identifiers = |gpt: &Gpt| -> Vec<(u32, Guid)> {
+        let own = gpt.partitions().into_iter().filter_map(|partition| Some((partition.number, partition.guid?)));
+        std::iter::once((0, gpt.disk)).chain(own).collect()
+    };
+    let old = identifiers(gpt);
+    gpt.renew(|number| draw(seed, number));
+    let pairs = old.into_iter().zip(identifiers(gpt));
+    pairs
+        .map(|((partition, old), (_, new))| Renewed { partition, old: old.to_string(), new: new.to_string() })
+        .collect()
 }
 
 /// What wipes a header that stands where sectors of the old size put it and would be found there again.
@@ -102,11 +147,26 @@ fn plan_mbr(disk: &dyn ReadAt, mbr: &Mbr, target: Target, wish: Wish) -> Result<
     let grown = chosen(disk, &partitions, wish.grow)?
         .and_then(|partition| grow_to(partition, mbr.limit_of(partition.number, target.bytes)));
     let mut patches = grown.map(|grown| mbr.resize(grown.number, grown.new_bytes)).unwrap_or_default();
+    let mut renewed = Vec::new();
     if let Some(seed) = wish.renew {
         let random = draw(seed, 0).0;
-        patches.push(mbr.renew(u32::from_le_bytes([random[0], random[1], random[2], random[3]])));
+        let signature = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
+        patches.push(mbr.renew(signature));
+        renewed = renewed_mbr(mbr, signature);
     }
-    Ok(Plan { patches, grown })
+    Ok(Plan { patches, grown, renewed, remarks: Vec::new() })
+}
+
+/// An MBR names its partitions by its own signature: `1234abcd-02`.
+fn renewed_mbr(mbr: &Mbr, signature: u32) -> Vec<Renewed> {
+    let written = |signature: u32, number: u32| match number {
+        0 => format!("{signature:08x}"),
+        number => format!("{signature:08x}-{number:02x}"),
+    };
+    let numbers = std::iter::once(0).chain(mbr.partitions().into_iter().map(|partition| partition.number));
+    let renewed =
+        |partition| Renewed { partition, old: written(mbr.signature, partition), new: written(signature, partition) };
+    numbers.map(renewed).collect()
 }
 
 /// The partition that shall grow; `None` when the wish is nothing, or no partition is a root.

@@ -1,9 +1,11 @@
 //! Disks of this machine: fitting them, and having the kernel see it.
 
-use super::fit::{self, Grown, Target, Wish};
+use super::fit::{self, Grown, Renewed, Target, Wish};
 use super::table::Error;
-use crate::stdx::blockdev;
+use crate::imaging::fs::{self, Kind, grow};
+use crate::stdx::blockdev::{self, LoopDevice};
 use crate::stdx::io::FileAt;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,6 +17,10 @@ use std::time::Duration;
 pub struct Fitted {
     /// The partition that grew, with its device.
     pub grown: Option<(Grown, PathBuf)>,
+    /// Identifiers that are not what they were.
+    pub renewed: Vec<Renewed>,
+    /// What a person should know.
+    pub remarks: Vec<String>,
 }
 
 /// Carries out [`fit::plan`] on a disk or an image file, syncs it, has the kernel read the table again.
@@ -33,7 +39,50 @@ pub fn fit(path: &Path, wish: Wish) -> Result<Fitted, Error> {
     if geometry.is_some() {
         tell_kernel(disk.file(), plan.grown).map_err(failed("have the kernel read the partition table of"))?;
     }
-    Ok(Fitted { grown: plan.grown.map(|grown| (grown, partition_path(path, grown.number))) })
+    let grown = plan.grown.map(|grown| (grown, partition_path(path, grown.number)));
+    Ok(Fitted { grown, renewed: plan.renewed, remarks: plan.remarks })
+}
+
+/// A file system that was grown with its partition; sizes in bytes as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSystemGrown {
+    pub kind: Kind,
+    pub old_bytes: u64,
+    pub new_bytes: u64,
+}
+
+/// Grows the file system of the partition that [`fit`] has grown on `disk`, a device or an image file: mounted for a moment
+/// at `mount_point`, a folder that is made and removed, where it grows so, by its own program where not.
+pub fn grow_file_system(disk: &Path, partition: &Grown, mount_point: &Path) -> Result<FileSystemGrown, grow::Error> {
+    let failed = |source| grow::Error::Device { device: disk.display().to_string(), source };
+    let node = partition_path(disk, partition.number);
+    // The kernel may know no partitions of this disk, and of a file never does: then it is shown the part.
+    let window = match node.exists() {
+        true => None,
+        false => {
+            Some(LoopDevice::attach(disk, partition.start..partition.start + partition.new_bytes).map_err(failed)?)
+        }
+    };
+    let device = window.as_ref().map_or(node.as_path(), LoopDevice::path);
+    let kind = File::open(device).and_then(FileAt::new).and_then(|file| fs::probe(&file)).map_err(failed)?.kind;
+    let grown = match kind.grows_mounted() {
+        true => grow_mounted_for_a_moment(device, kind, mount_point)?,
+        false => grow::grow_unmounted(device, kind)?,
+    };
+    Ok(FileSystemGrown { kind, old_bytes: grown.old_bytes, new_bytes: grown.new_bytes })
+}
+
+fn grow_mounted_for_a_moment(device: &Path, kind: Kind, folder: &Path) -> Result<grow::Grown, grow::Error> {
+    let failed = |source: io::Error| grow::Error::Device { device: device.display().to_string(), source };
+    std::fs::create_dir(folder).map_err(failed)?;
+    let mounted = mount(Some(device), folder, Some(kind.name()), MsFlags::empty(), None::<&str>);
+    let grown = mounted.map_err(|error| failed(error.into())).and_then(|()| {
+        let grown = fs::grow(folder, kind);
+        let unmounted = umount2(folder, MntFlags::empty()).map_err(|error| failed(error.into()));
+        unmounted.and(grown)
+    });
+    let _ = std::fs::remove_dir(folder);
+    grown
 }
 
 /// Has the kernel read the partition table of `path` again, as after an apply.

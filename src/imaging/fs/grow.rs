@@ -1,13 +1,16 @@
-//! Growing a mounted file system to all of its partition, by one request to the kernel.
+//! Growing a file system to all of its partition: a mounted one by one request to the kernel, NTFS and FAT by the programs
+//! of those who know them.
 
-use super::Kind;
+use super::{Kind, probe};
 use crate::stdx::blockdev;
 use crate::stdx::hint::Hint;
+use crate::stdx::io::FileAt;
 use nix::sys::statvfs::statvfs;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// Sizes in bytes as the mounted file system reports them, before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +27,27 @@ pub enum Error {
     Size { folder: String, source: io::Error },
     #[error("grow the {kind} at {folder}")]
     Grow { kind: Kind, folder: String, source: io::Error },
+    #[error("grow {kind}: nothing that is known here does it")]
+    NoWay { kind: Kind },
+    #[error("grow the {kind} on {device}: {tool} is not installed")]
+    NoTool { kind: Kind, device: String, tool: &'static str },
+    #[error("grow the {kind} on {device}: {tool} says: {said}")]
+    Tool { kind: Kind, device: String, tool: &'static str, said: String },
+    #[error("look at {device}")]
+    Device { device: String, source: io::Error },
 }
 
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Error::NotMounted { .. } => {
-                "grow NTFS with ntfsresize and FAT with fatresize, or leave the space free".to_owned()
+            Error::NotMounted { .. } => "NTFS and FAT grow while they are not mounted".to_owned(),
+            Error::NoWay { .. } => "the partition has grown; the space behind the file system stays free".to_owned(),
+            Error::NoTool { tool, .. } => {
+                let package = if *tool == NTFS_TOOL[0] { "ntfs-3g" } else { "fatresize" };
+                format!("install {package} and start again, or leave the space free")
             }
+            Error::Tool { .. } => "check the file system first (chkdsk, fsck.vfat), then start again".to_owned(),
+            Error::Device { .. } => "is the partition there?".to_owned(),
             Error::Size { .. } => "check that the file system is mounted there".to_owned(),
             Error::Grow { .. } => {
                 "check the file system first (e2fsck -f, xfs_repair, btrfs check), and look at dmesg".to_owned()
@@ -57,6 +73,40 @@ pub fn grow(folder: &Path, kind: Kind) -> Result<Grown, Error> {
     asked.map_err(|source| Error::Grow { kind, folder: name(), source })?;
     let (_, new_bytes) = sizes(folder).map_err(size)?;
     Ok(Grown { old_bytes, new_bytes })
+}
+
+/// `--force` answers the question whether to go on; a volume that is marked for a check is refused all the same.
+const NTFS_TOOL: [&str; 3] = ["ntfsresize", "--force", "--no-progress-bar"];
+const FAT_TOOL: [&str; 4] = ["fatresize", "--quiet", "--force-yes", "--size=max"];
+/// Of what a program prints when it fails: its last words say why.
+const SAID_BYTES_MAX: usize = 600;
+
+/// Grows the file system of `kind` on `device`, which is not mounted, to the end of the device.
+pub fn grow_unmounted(device: &Path, kind: Kind) -> Result<Grown, Error> {
+    let words: &[&'static str] = match kind {
+        Kind::Ntfs => &NTFS_TOOL,
+        Kind::Fat16 | Kind::Fat32 => &FAT_TOOL,
+        _ => return Err(Error::NoWay { kind }),
+    };
+    let name = || device.display().to_string();
+    let size = || {
+        let probed = File::open(device).and_then(FileAt::new).and_then(|file| probe(&file));
+        probed.map(|probed| probed.size_bytes).map_err(|source| Error::Device { device: name(), source })
+    };
+    let old_bytes = size()?;
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(device).env("LC_ALL", "C").stdin(Stdio::null());
+    let output = command.output().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NoTool { kind, device: name(), tool: words[0] },
+        _ => Error::Tool { kind, device: name(), tool: words[0], said: error.to_string() },
+    })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+        let from = said.len().saturating_sub(SAID_BYTES_MAX);
+        let said = said.get(said.ceil_char_boundary(from)..).unwrap_or_default().to_owned();
+        return Err(Error::Tool { kind, device: name(), tool: words[0], said });
+    }
+    Ok(Grown { old_bytes, new_bytes: size()? })
 }
 
 /// Bytes of a block, and of the whole file system.

@@ -25,8 +25,8 @@ pub mod ranges;
 pub mod xfs;
 
 pub use disk::{Treatment, Used, Volume, used_ranges};
-pub use grow::grow;
-pub use probe::{Kind, Probed, probe};
+pub use grow::{grow, grow_unmounted};
+pub use probe::{Kind, Probed, probe, sector_bytes};
 
 /// The bytes of one file system that are in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

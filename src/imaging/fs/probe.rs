@@ -107,6 +107,21 @@ pub fn probe(source: &dyn ReadAt) -> io::Result<Probed> {
     Ok(only.unwrap_or_else(|| Probed::new(Kind::Unknown)))
 }
 
+/// The smallest unit in which the file system of `kind` is read and written: a disk with larger sectors cannot carry it.
+/// `None` where any disk can.
+pub fn sector_bytes(source: &dyn ReadAt, kind: Kind) -> io::Result<Option<u32>> {
+    let head = source.read_vec_at(0, source.size().min(4096) as usize)?;
+    let head = Fields(&head);
+    let bytes = match kind {
+        Kind::Ntfs | Kind::Fat12 | Kind::Fat16 | Kind::Fat32 => u32::from(head.le16(11)),
+        Kind::Exfat => 1u32.checked_shl(u32::from(head.u8(108))).unwrap_or(0),
+        Kind::Xfs => u32::from(head.be16(102)),
+        Kind::Ext2 | Kind::Ext3 | Kind::Ext4 => 1024u32.checked_shl(head.le32(1024 + 24)).unwrap_or(0),
+        _ => 0,
+    };
+    Ok((bytes > 0).then_some(bytes))
+}
+
 /// `xfs_dsb`: big-endian, magic at 0, block size 4, blocks 8, UUID 32, name 108, free blocks 144.
 fn xfs(head: Fields<'_>) -> Option<Probed> {
     let block_bytes = u64::from(head.be32(4));

@@ -196,13 +196,17 @@ impl ChunkSource for LocalStore {
     }
 
     fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
-        let file = self.pack_file(pack)?;
         let mut bytes = vec![0; len];
-        match file.read_exact_at(&mut bytes, offset) {
+        self.read_into(pack, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_into(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        match self.pack_file(pack)?.read_exact_at(buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Error::PackRange { pack, offset, len: len as u64 })
+                Err(Error::PackRange { pack, offset, len: buffer.len() as u64 })
             }
-            other => other.map(|()| bytes).map_err(Error::read(format!("pack {pack}"))),
+            other => other.map_err(Error::read(format!("pack {pack}"))),
         }
     }
 }

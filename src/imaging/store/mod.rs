@@ -8,6 +8,7 @@
 //!
 //! Packs and manifests as bytes: [`format`] and `imaging::manifest`; the folder's layout: `docs/formats/store.md`.
 
+pub mod failover;
 pub mod files;
 pub mod format;
 pub mod gc;
@@ -43,6 +44,25 @@ pub trait ChunkSource: Send + Sync {
     /// `len` bytes of a pack from `offset`, as they lie. The caller has bounded `len`.
     fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error>;
 
+    /// Fills `buffer` with the bytes of a pack from `offset`, as they lie: [`read_range`](ChunkSource::read_range) into
+    /// memory that is used again.
+    fn read_into(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        let bytes = self.read_range(pack, offset, buffer.len())?;
+        if bytes.len() != buffer.len() {
+            return Err(Error::PackRange { pack, offset, len: buffer.len() as u64 });
+        }
+        buffer.copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// A chunk that came damaged, once more: from another copy where there is one, the next with every `attempt`.
+    fn fetch_again(&self, id: ChunkId, attempt: u32) -> Result<(Location, Vec<u8>), Error> {
+        let _ = attempt;
+        let place = self.locate(&[id])?.pop().flatten().ok_or(Error::MissingChunk { chunk: id })?;
+        let bytes = self.read_range(place.pack, place.entry.offset.into(), place.entry.stored_bytes as usize)?;
+        Ok((place, bytes))
+    }
+
     /// Versions that a target may hold from before, likeliest first: they tell where on it chunks lie.
     fn seeds(&self) -> Result<Vec<Manifest>, Error> {
         Ok(Vec::new())
@@ -62,6 +82,14 @@ impl<T: ChunkSource + ?Sized> ChunkSource for &T {
         (**self).read_range(pack, offset, len)
     }
 
+    fn read_into(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        (**self).read_into(pack, offset, buffer)
+    }
+
+    fn fetch_again(&self, id: ChunkId, attempt: u32) -> Result<(Location, Vec<u8>), Error> {
+        (**self).fetch_again(id, attempt)
+    }
+
     fn seeds(&self) -> Result<Vec<Manifest>, Error> {
         (**self).seeds()
     }
@@ -78,6 +106,14 @@ impl<T: ChunkSource + ?Sized> ChunkSource for std::sync::Arc<T> {
 
     fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
         (**self).read_range(pack, offset, len)
+    }
+
+    fn read_into(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        (**self).read_into(pack, offset, buffer)
+    }
+
+    fn fetch_again(&self, id: ChunkId, attempt: u32) -> Result<(Location, Vec<u8>), Error> {
+        (**self).fetch_again(id, attempt)
     }
 
     fn seeds(&self) -> Result<Vec<Manifest>, Error> {

@@ -1,6 +1,6 @@
 //! Looking for damage, saying what it touches, mending what another copy allows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -22,22 +22,25 @@ use crate::stdx::monitor::Progress;
 pub struct Report {
     pub packs: u64,
     pub sound_chunks: u64,
+    /// Taken from another pack or another store.
     pub repaired_chunks: u64,
+    /// Packs whose index was damaged, which are removed: what versions need of them is repaired or lost.
+    pub removed_packs: Vec<String>,
     pub lost: Vec<Lost>,
 }
 
 /// Something that no copy could replace.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Lost {
-    /// A chunk, a pack or a manifest.
+    /// A chunk or a manifest.
     pub what: String,
     pub reason: String,
     /// Versions that cannot be deployed without it.
     pub images: Vec<String>,
 }
 
-/// Reads everything in the store. Damaged chunks are taken from another pack that has them, or from `other`; what is lost is
-/// removed from its pack, so that importing the image again brings it back.
+/// Reads everything in the store. What is damaged, and what versions need and no pack has, is taken from another pack, or from
+/// `other`; what is lost is removed from its pack, so that importing the image again brings it back.
 pub fn scrub(
     store: &LocalStore,
     key: &PublicKey,
@@ -53,7 +56,7 @@ pub fn scrub(
         match store.pack_entries(pack) {
             Ok(entries) => drop(packs.insert(pack, entries)),
             Err(Error::DamagedPack { damage, .. }) => {
-                report.lost.push(Lost { what: format!("pack {pack}"), reason: damage.to_string(), images: Vec::new() });
+                report.removed_packs.push(format!("{pack}: {damage}"));
                 remove_pack(store, pack)?;
             }
             Err(error) => return Err(error),
@@ -63,7 +66,7 @@ pub fn scrub(
     let mut bad: HashMap<PackId, HashMap<ChunkId, String>> = HashMap::new();
     for error in check(store, all, progress) {
         match &error {
-            Error::DamagedChunk { chunk, pack, damage } => {
+            Error::DamagedChunk { chunk, pack, damage, .. } => {
                 bad.entry(*pack).or_default().insert(*chunk, damage.to_string());
             }
             _ => return Err(error),
@@ -72,7 +75,18 @@ pub fn scrub(
     let chunks: usize = packs.values().map(Vec::len).sum();
     report.sound_chunks = (chunks - bad.values().map(HashMap::len).sum::<usize>()) as u64;
     let lost = mend(store, &packs, &bad, other, &mut report)?;
-    name_images(store, key, &lost, &mut report)?;
+    let mut missing = missing(store, key, &mut report)?;
+    if let Some(other) = other {
+        bring_back(store, other, &mut missing, &mut report)?;
+    }
+    for chunk in lost.keys() {
+        missing.entry(*chunk).or_default();
+    }
+    report.lost.extend(missing.into_iter().map(|(chunk, images)| Lost {
+        what: format!("chunk {chunk}"),
+        reason: lost.get(&chunk).cloned().unwrap_or_else(|| "it is in no pack".to_owned()),
+        images,
+    }));
     Ok(report)
 }
 
@@ -136,15 +150,9 @@ fn fetch(source: &dyn ChunkSource, place: Location) -> Option<(Entry, Vec<u8>)> 
     Some((place.entry, bytes))
 }
 
-/// Says for each lost chunk which versions need it, and which manifests are damaged themselves.
-fn name_images(
-    store: &LocalStore,
-    key: &PublicKey,
-    lost: &HashMap<ChunkId, String>,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let mut images: HashMap<ChunkId, Vec<String>> = lost.keys().map(|chunk| (*chunk, Vec::new())).collect();
-    let mut missing = HashSet::new();
+/// The chunks that versions need and no pack has, with those versions. Manifests that are damaged themselves are reported.
+fn missing(store: &LocalStore, key: &PublicKey, report: &mut Report) -> Result<BTreeMap<ChunkId, Vec<String>>, Error> {
+    let mut missing: BTreeMap<ChunkId, Vec<String>> = BTreeMap::new();
     for name in store.images()? {
         for version in store.versions(&name)? {
             let manifest: Result<Manifest, Error> = store.manifest(&version).and_then(|signed| Ok(signed.verify(key)?));
@@ -159,21 +167,33 @@ fn name_images(
             let mut chunks: Vec<ChunkId> = manifest.extents.iter().map(|extent| extent.chunk).collect();
             chunks.sort_unstable();
             chunks.dedup();
-            for (chunk, place) in chunks.iter().zip(store.locate(&chunks)?) {
-                if place.is_none() {
-                    missing.insert(*chunk);
-                    images.entry(*chunk).or_default().push(version.to_string());
-                }
+            for (chunk, _) in chunks.iter().zip(store.locate(&chunks)?).filter(|(_, place)| place.is_none()) {
+                missing.entry(*chunk).or_default().push(version.to_string());
             }
         }
     }
-    missing.extend(lost.keys());
-    let mut missing: Vec<ChunkId> = missing.into_iter().collect();
-    missing.sort_unstable();
-    report.lost.extend(missing.into_iter().map(|chunk| Lost {
-        what: format!("chunk {chunk}"),
-        reason: lost.get(&chunk).cloned().unwrap_or_else(|| "it is in no pack".to_owned()),
-        images: images.remove(&chunk).unwrap_or_default(),
-    }));
+    Ok(missing)
+}
+
+/// Stores what `other` has of `missing`, and strikes it off.
+fn bring_back(
+    store: &LocalStore,
+    other: &dyn ChunkSource,
+    missing: &mut BTreeMap<ChunkId, Vec<String>>,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let chunks: Vec<ChunkId> = missing.keys().copied().collect();
+    if chunks.is_empty() {
+        return Ok(());
+    }
+    let mut writer = PackWriter::new(store);
+    for place in other.locate(&chunks)?.into_iter().flatten() {
+        if let Some((entry, bytes)) = fetch(other, place) {
+            writer.append(entry.sealed(&bytes))?;
+            missing.remove(&entry.id);
+            report.repaired_chunks += 1;
+        }
+    }
+    writer.finish()?;
     Ok(())
 }

@@ -84,7 +84,7 @@ fn check_neighbours(store: &LocalStore, job: &[Location]) -> Vec<Error> {
     let damage = |place: &Location| {
         verified.begin(0);
         let damage = verified.open(place.entry.sealed(slice_of(&bytes, range.start, &place.entry))).err()?;
-        Some(Error::DamagedChunk { chunk: place.entry.id, pack: place.pack, damage })
+        Some(Error::DamagedChunk { chunk: place.entry.id, pack: place.pack, from: store.name().into(), damage })
     };
     job.iter().filter_map(damage).collect()
 }

@@ -111,6 +111,10 @@ impl ChunkSource for ImageSource<'_> {
         self.store.read_range(pack, offset, len)
     }
 
+    fn read_into(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+        self.store.read_into(pack, offset, buffer)
+    }
+
     fn seeds(&self) -> Result<Vec<Manifest>, Error> {
         let others = self.store.other_versions(&self.version.name, Some(self.version.number))?;
         others.iter().map(|version| Ok(self.store.manifest(version)?.verify(&self.key)?)).collect()

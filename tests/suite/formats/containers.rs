@@ -1,8 +1,9 @@
 //! Containers as qemu-img and partclone write them, and a qcow2 as qemu-img reads it.
 
-use super::{Bench, MIB, have, noise, run};
+use super::{Bench, MIB, have, noise, run, through_store};
 use remint::imaging::disk::container::{Error, Format, Opened, folder, open, qcow2_writer};
 use remint::imaging::disk::table;
+use remint::imaging::import::Source;
 use remint::stdx::io::{FileAt, ReadAt};
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
@@ -55,6 +56,10 @@ fn converted(format: Format, options: &[&str]) {
     let opened = open(Path::new(&image), None, &bench.path("")).unwrap();
     assert_eq!(opened.format, format);
     check_same(&opened, &raw);
+    let out = bench.name("out");
+    through_store(Source::opened(opened, Path::new(&image)), &out);
+    let name = options[options.iter().position(|option| *option == "-O").unwrap() + 1];
+    run("qemu-img", &["compare", "-f", "raw", "-F", name, &out, &image]);
     let cut = File::open(&image).unwrap().metadata().unwrap().len() / 3;
     OpenOptions::new().write(true).open(&image).unwrap().set_len(cut).unwrap();
     // A truncated image is refused, or at least never read beyond its end without saying so.

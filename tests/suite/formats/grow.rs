@@ -123,6 +123,49 @@ fn btrfs_fills_a_larger_disk_while_it_is_mounted() {
     grows(Kind::Btrfs, 256 * MIB, &["mkfs.btrfs", "-q"], &["btrfs", "check"]);
 }
 
+/// Makes a disk with one partition of `make`'s file system, lets the disk become three times as large, and fits it.
+fn grows_by_its_tool(kind: Kind, image_bytes: u64, type_code: &str, make: &[&str], check: &[&str]) {
+    if !have(&["sgdisk", make[0], check[0]]) {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = bench.blank("disk.img", image_bytes);
+    run("sgdisk", &["-n1:2048:0", &format!("-t1:{type_code}"), &disk]);
+    let part = bench.blank("part.img", image_bytes - 2 * MIB);
+    run(make[0], &[&make[1..], &[part.as_str()]].concat());
+    run("dd", &[&format!("if={part}"), &format!("of={disk}"), "bs=1M", "seek=1", "conv=notrunc,sparse"]);
+    std::fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(image_bytes * 3).unwrap();
+    let wish = Wish { grow: Grow::Number(1), renew: None };
+    let (partition, _) = host::fit(Path::new(&disk), wish).unwrap().grown.unwrap();
+    match host::grow_file_system(Path::new(&disk), &partition, &bench.path("mount point")) {
+        Err(fs::grow::Error::NoTool { tool, .. }) => println!("skipped: {tool} is not installed"),
+        Err(fs::grow::Error::Device { source, .. }) => println!("skipped: no loop device: {source}"),
+        Err(error) => panic!("{error}"),
+        Ok(grown) => {
+            assert_eq!(grown.kind, kind);
+            assert!(grown.new_bytes > grown.old_bytes * 5 / 2, "{grown:?}");
+            let (offset, limit) = (partition.start.to_string(), partition.new_bytes.to_string());
+            let device = Loop::attach(&disk, &["--offset", &offset, "--sizelimit", &limit]).unwrap();
+            run(check[0], &[&check[1..], &[device.device.as_str()]].concat());
+        }
+    }
+}
+
+#[test]
+fn ntfs_fills_a_larger_disk_by_its_own_tool() {
+    grows_by_its_tool(Kind::Ntfs, 64 * MIB, "0700", &["mkntfs", "-F", "-q", "-Q"], &["ntfsresize", "-i", "-f"]);
+}
+
+#[test]
+fn fat32_fills_a_larger_disk_by_its_own_tool() {
+    grows_by_its_tool(Kind::Fat32, 300 * MIB, "ef00", &["mkfs.vfat", "-F", "32"], &["fsck.vfat", "-n"]);
+}
+
+#[test]
+fn ext4_of_an_image_file_is_grown_through_a_loop_device() {
+    grows_by_its_tool(Kind::Ext4, 64 * MIB, "8300", &["mke2fs", "-q", "-F", "-t", "ext4"], &["e2fsck", "-fn"]);
+}
+
 #[test]
 fn fat_is_refused_because_it_does_not_grow_mounted() {
     let refused = fs::grow(Path::new("/"), Kind::Fat32).unwrap_err().to_string();

@@ -13,9 +13,19 @@ mod lies;
 mod tables;
 mod volumes;
 
+use remint::access::signing::SigningKey;
+use remint::imaging::apply::{Options, make_match};
 use remint::imaging::fs;
+use remint::imaging::import::{Importer, Source};
+use remint::imaging::manifest::Manifest;
+use remint::imaging::ranges::gaps;
+use remint::imaging::store::local::LocalStore;
+use remint::imaging::target::Target;
 use remint::stdx::io::{FileAt, ReadAt};
+use remint::stdx::monitor::Progress;
+use remint::stdx::time::Timestamp;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -106,19 +116,42 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Copies only the used ranges of `from` into a file of the same size that is full of junk elsewhere, as a disk is that
-/// had another life, and returns what was found.
+/// Imports `from` into a store and applies it to a file of the same size that is full of junk, as a disk is that had
+/// another life. What is used is the same there, what is free is still junk; returns what was found to be used.
 fn copy_used(from: &str, to: &str) -> fs::Used {
     let source = FileAt::new(File::open(from).unwrap()).unwrap();
     let used = fs::used_ranges(&source).unwrap();
     let target = File::create(to).unwrap();
     let junk = vec![0xA5; MIB as usize];
-    for at in (0..source.size()).step_by(MIB as usize) {
-        target.write_all_at(&junk[..(source.size() - at).min(MIB) as usize], at).unwrap();
+    let pieces = |range: Range<u64>| {
+        let end = range.end;
+        range.step_by(MIB as usize).map(move |at| (at, (end - at).min(MIB) as usize))
+    };
+    for (at, len) in pieces(0..source.size()) {
+        target.write_all_at(&junk[..len], at).unwrap();
     }
-    for range in &used.ranges {
-        let bytes = source.read_vec_at(range.start, (range.end - range.start) as usize).unwrap();
-        target.write_all_at(&bytes, range.start).unwrap();
+    through_store(Source::raw(Path::new(from)).unwrap(), to);
+    let target = FileAt::new(File::open(to).unwrap()).unwrap();
+    for (at, len) in used.ranges.iter().cloned().flat_map(pieces) {
+        let same = target.read_vec_at(at, len).unwrap() == source.read_vec_at(at, len).unwrap();
+        assert!(same, "used bytes {at}+{len} differ");
+    }
+    for (at, len) in gaps(&used.ranges, source.size()).into_iter().flat_map(pieces) {
+        assert!(target.read_vec_at(at, len).unwrap() == junk[..len], "free bytes {at}+{len} were written");
     }
     used
+}
+
+/// Imports `source` into a new store and makes the file at `to` match the version.
+fn through_store(source: Source, to: &str) -> Manifest {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::create(&folder.path().join("store")).unwrap();
+    let key = SigningKey::create(&folder.path().join("key")).unwrap();
+    let (now, progress) = (Timestamp::from_milliseconds(0), Progress::default());
+    let importer = Importer { store: &store, key: &key, now, progress: &progress };
+    let version = importer.disk("image", source).unwrap().version;
+    let manifest = store.manifest(&version).unwrap().verify(&key.public()).unwrap();
+    let target = Target::open(Path::new(to)).unwrap();
+    make_match(&manifest, &store, &target, &Options::default(), &progress, &mut |_| {}).unwrap();
+    manifest
 }

@@ -104,6 +104,56 @@ fn a_disk_that_is_too_small_is_refused_with_the_size_that_would_be_enough() {
     assert!(refused.starts_with("use a disk of 62914560 bytes: the partitions need 671"), "{refused}");
 }
 
+/// The identifiers of a disk as blkid reads them: the table's, then those of its partitions.
+fn identifiers(disk: &str) -> Vec<String> {
+    let said = run("sfdisk", &["--dump", disk]).to_lowercase();
+    let after = |line: &str, key: &str| Some(line.split_once(key)?.1.split([',', ' ']).next()?.to_owned());
+    let table = said.lines().find_map(|line| after(line, "label-id: ")).unwrap();
+    std::iter::once(table).chain(said.lines().filter_map(|line| after(line, " uuid="))).collect()
+}
+
+#[test]
+fn new_identifiers_are_given_on_request_and_the_old_ones_are_told() {
+    if !have(&["sgdisk", "mke2fs", "sfdisk"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = gpt_disk(&bench);
+    let before = identifiers(&disk);
+    let wish = Wish { grow: Grow::Nothing, renew: Some([9; 32]) };
+    let renewed = host::fit(Path::new(&disk), wish).unwrap().renewed;
+    sound(&disk);
+    assert_eq!(renewed.iter().map(|renewed| renewed.old.clone()).collect::<Vec<_>>(), before);
+    assert_eq!(renewed.iter().map(|renewed| renewed.new.clone()).collect::<Vec<_>>(), identifiers(&disk));
+    assert!(renewed.iter().all(|renewed| renewed.old != renewed.new));
+    let mbr = bench.blank("mbr.img", 64 * MIB);
+    std::fs::write(bench.path("script"), "label: dos\nlabel-id: 0x1234abcd\nsize=8M,type=83\n").unwrap();
+    run("sh", &["-c", &format!("sfdisk -q {mbr} < {}", bench.name("script"))]);
+    let renewed = host::fit(Path::new(&mbr), wish).unwrap().renewed;
+    assert_eq!(renewed.iter().map(|renewed| renewed.old.as_str()).collect::<Vec<_>>(), ["1234abcd", "1234abcd-01"]);
+    assert_eq!(identifiers(&mbr), [format!("0x{}", renewed[0].new)]);
+}
+
+#[test]
+fn a_file_system_that_large_sectors_cannot_carry_is_told() {
+    if !have(&["sgdisk", "mke2fs", "mkfs.vfat"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = gpt_disk(&bench);
+    let esp = bench.blank("esp.img", 16 * MIB);
+    run("mkfs.vfat", &[&esp]);
+    write_at(&disk, 2 * MIB, &std::fs::read(esp).unwrap());
+    let remarks = |sector_bytes| {
+        let target = fit::Target { bytes: 128 * MIB, sector_bytes: Some(sector_bytes) };
+        fit::plan(&open(&disk), target, KEEP).unwrap().remarks
+    };
+    assert_eq!(remarks(512), Vec::<String>::new());
+    let found = remarks(4096);
+    assert!(found.len() == 2 && found[0].starts_with("partition 2 (fat"), "{found:?}");
+    assert!(found[1].starts_with("partition 3 (ext4) was made with sectors of 1024 bytes"), "{found:?}");
+}
+
 #[test]
 fn a_gpt_is_recounted_for_a_disk_with_large_sectors() {
     if !have(&["sgdisk", "mke2fs"]) {
