@@ -2,7 +2,7 @@
 
 The data is made once by scripts/bench-images and kept in --data. Needs root.
 """
-import os, shutil, subprocess
+import json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 from measure import TOP, Table, fresh_folder, install_peers, release_binary, size
@@ -62,9 +62,65 @@ class Bench(Table):
         self.run("restore", "remint", [*tool, "image", "apply", "bench@1", out])
         self.files_agree(self.v1, out)
         self.run("restore again", "remint", [*tool, "image", "apply", "bench@1", out], "nothing to do")
+        self.receipt(tool, out, "the same version again", lambda receipt, whole: receipt["fetched_chunks"] == 0)
+        self.damage(out)
+        self.receipt(tool, out, "after damage to 1 %", lambda receipt, whole: receipt["fetched_bytes"] <= whole * 0.06)
         self.run("update", "remint", [*tool, "image", "apply", "bench@2", out])
         self.files_agree(self.v2, out)
         out.unlink()
+        self.interrupted(tool, out)
+
+    def apply(self, tool, out):
+        return json.loads(subprocess.check_output([*tool, "--json", "image", "apply", "bench@1", out], stderr=subprocess.DEVNULL))
+
+    def receipt(self, tool, out, what, holds):
+        """Applies version 1 again and says what had to be fetched."""
+        made = self.apply(tool, out)
+        receipt, whole = made["receipt"], made["receipt"]["kept_bytes"]
+        self.note(f"{what}: {receipt['fetched_chunks']} chunks, {receipt['fetched_bytes']} bytes fetched; limit: {made['limit']}")
+        if not holds(receipt, whole):
+            sys.exit(f"failed: {what}: {receipt}")
+
+    def damage(self, out):
+        """Overwrites 1 % of what is allocated, in places of 1 MiB drawn from a fixed seed."""
+        chance, content = random.Random(7), []
+        with open(out, "r+b", buffering=0) as disk:
+            at, end = 0, out.stat().st_size
+            while at < end:
+                try:
+                    start = os.lseek(disk.fileno(), at, os.SEEK_DATA)
+                except OSError:
+                    break
+                at = os.lseek(disk.fileno(), start, os.SEEK_HOLE)
+                content += range(start, at - (1 << 20), 1 << 20)
+            for place in chance.sample(content, max(1, len(content) // 100)):
+                disk.seek(place + chance.randrange(4096))
+                disk.write(chance.randbytes((1 << 20) - 4096))
+
+    def interrupted(self, tool, out):
+        """Kills an apply at 10, 50 and 90 % and starts it again: what was read from the store twice."""
+        whole, allocated = self.fetched(tool, out), size(out)
+        for percent in (10, 50, 90):
+            out.unlink(missing_ok=True)
+            child = subprocess.Popen([*tool, "image", "apply", "bench@1", out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while child.poll() is None and (not out.exists() or size(out) < allocated * percent / 100):
+                time.sleep(0.01)
+            child.send_signal(signal.SIGSTOP)
+            # All that it read so far: the program, the packs' indexes and the manifest too, so this is an upper bound.
+            read = int(Path(f"/proc/{child.pid}/io").read_text().split()[1])
+            child.kill()
+            child.wait()
+            done = size(out)
+            again = self.apply(tool, out)["receipt"]["wire_bytes"]
+            twice = read + again - whole
+            self.note(f"killed at {100 * done // allocated} %: at most {twice >> 20} MiB fetched twice, {100 * twice / whole:.2f} % of {whole >> 20} MiB")
+            if twice > whole * 0.02:
+                sys.exit("failed: more than 2 % was fetched twice")
+        out.unlink()
+
+    def fetched(self, tool, out):
+        out.unlink(missing_ok=True)
+        return self.apply(tool, out)["receipt"]["wire_bytes"]
 
     def files_agree(self, image, out):
         """Free blocks are not part of an image: used blocks are compared, and the file system is checked."""

@@ -15,12 +15,14 @@ use crate::imaging::api::{ImageDetail, ImageRow};
 use crate::imaging::apply::{Receipt, Seed};
 use crate::imaging::diff;
 use crate::imaging::disk::container::{self, Format};
+use crate::imaging::file_diff::{FileDiff, file_diff};
 use crate::imaging::import::{Imported, Importer, Source};
 use crate::imaging::manifest::Manifest;
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::verify::verify;
 use crate::imaging::store::versions::{ImageSource, Reference, Version};
 use crate::imaging::target::Target;
+use crate::imaging::view::View;
 use crate::server::site::Site;
 use crate::stdx::monitor::Progress;
 
@@ -45,8 +47,14 @@ pub(super) enum Command {
         #[arg(long)]
         remove: bool,
     },
-    /// Compare two versions
-    Diff { old: String, new: String },
+    /// Compare two versions: in files where the file system is known, in bytes else
+    Diff {
+        old: String,
+        new: String,
+        /// Compare bytes only, which is quicker
+        #[arg(long)]
+        bytes: bool,
+    },
     /// Read and check every chunk of a version
     Verify { image: String },
     /// Write a version to a new file
@@ -103,7 +111,7 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Show { image } => show(&image, context),
         Command::Apply(arguments) => apply(&arguments, context),
         Command::Tag { image, tag, remove } => set_tag(&image, &tag, remove, context),
-        Command::Diff { old, new } => show_diff(&old, &new, context),
+        Command::Diff { old, new, bytes } => show_diff(&old, &new, bytes, context),
         Command::Verify { image } => check(&image, context),
         Command::Export(arguments) => export(&arguments, context),
         Command::Remove { image } => remove(&image, context),
@@ -283,21 +291,17 @@ fn check(image: &str, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show_diff(old: &str, new: &str, context: &Context) -> Result<(), Failure> {
-    let site = context.site()?;
-    let store = site.store.clone();
-    let open = |text: &str| -> Result<(Version, Manifest), Failure> {
-        let version = store.resolve(&Reference::parse(text)?)?;
-        let manifest = manifest(&store, &version, &site)?;
-        Ok((version, manifest))
-    };
-    let ((old, before), (new, after)) = (open(old)?, open(new)?);
-    let diff = diff::diff(&before, &after);
+fn show_diff(old: &str, new: &str, bytes_only: bool, context: &Context) -> Result<(), Failure> {
+    let (old, new) = (Chosen::open(old, context)?, Chosen::open(new, context)?);
+    let diff = diff::diff(&old.manifest, &new.manifest);
+    let files = if bytes_only { Vec::new() } else { files_of(&old, &new)? };
     if context.json() {
-        return output::json(&diff);
+        return output::json(&json!({ "bytes": diff, "files": files }));
     }
     output::line(format!(
-        "{old} -> {new}: {} the same in place, {} moved, {} new, {} gone",
+        "{} -> {}: {} the same in place, {} moved, {} new, {} gone",
+        old.version,
+        new.version,
         output::size(diff.same_bytes),
         output::size(diff.moved_bytes),
         output::size(diff.new_bytes),
@@ -313,5 +317,33 @@ fn show_diff(old: &str, new: &str, context: &Context) -> Result<(), Failure> {
         ]
     });
     output::table(&["PARTITION", "FILE SYSTEM", "SAME", "MOVED", "NEW"], rows.collect(), "");
+    files.iter().for_each(show_files);
     Ok(())
+}
+
+fn files_of(old: &Chosen, new: &Chosen) -> Result<Vec<FileDiff>, Failure> {
+    let (before, after) = (old.source(), new.source());
+    let before = View::open(&old.manifest, &before)?;
+    let after = View::open(&new.manifest, &after)?;
+    Ok(file_diff((&before, &old.manifest.header.partitions), (&after, &new.manifest.header.partitions))?)
+}
+
+/// Names of one kind that are shown; `--json` has them all.
+const NAMES_SHOWN: usize = 20;
+
+fn show_files(diff: &FileDiff) {
+    let what = format!("partition {} ({})", diff.partition, diff.filesystem);
+    if let Some(why) = &diff.not_listed {
+        return output::line(format!("{what}: in bytes only: {why}"));
+    }
+    let (added, removed, changed) = (diff.added.len(), diff.removed.len(), diff.changed.len());
+    output::line(format!("{what}: {added} added, {removed} removed, {changed} changed, {} the same", diff.same));
+    for (sign, names) in [("+", &diff.added), ("-", &diff.removed), ("~", &diff.changed)] {
+        for name in names.iter().take(NAMES_SHOWN) {
+            output::line(format!("  {sign} {} ({})", name.path, output::size(name.bytes)));
+        }
+        if names.len() > NAMES_SHOWN {
+            output::line(format!("  {sign} and {} more (--json lists them)", names.len() - NAMES_SHOWN));
+        }
+    }
 }

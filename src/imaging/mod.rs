@@ -22,6 +22,7 @@ pub mod console;
 pub mod diff;
 pub mod disk;
 pub mod error;
+pub mod file_diff;
 pub mod fs;
 pub mod import;
 pub mod link;
@@ -32,6 +33,7 @@ pub mod ranges;
 pub mod store;
 pub mod survey;
 pub mod target;
+pub mod view;
 pub mod wim;
 
 #[cfg(test)]

@@ -9,11 +9,15 @@ use std::path::{Path, PathBuf};
 use crate::imaging::chunk::Verified;
 use crate::imaging::error::Error;
 use crate::stdx::buffer::{ALIGNMENT, AlignedBuffer};
+use crate::stdx::cache::is_cached;
 use crate::stdx::io::{FileAt, ReadAt};
 use crate::stdx::sparse;
 
 /// Zeros are written in pieces of this size where the kernel cannot make them.
 const ZERO_BYTES: u64 = 1 << 20;
+
+/// Places of a file that are asked for to learn whether it is cached.
+const CACHE_PLACES: u64 = 32;
 
 /// A target that is open for writing, alone as far as the kernel can tell.
 pub struct Target {
@@ -22,6 +26,8 @@ pub struct Target {
     /// The same, opened for direct I/O: whole aligned blocks are written past the page cache. `None` where the kernel or
     /// the file system has none.
     direct: Option<File>,
+    /// Whether reads go past the page cache too: from a device always, from a file when it is not cached anyway.
+    reads_direct: bool,
     /// Bytes of a device; a file takes any size.
     device_bytes: Option<u64>,
     /// A file that was not there or empty: everything reads as zero.
@@ -49,16 +55,18 @@ impl Target {
         let direct = open(libc::O_DIRECT).ok();
         let file = FileAt::new(file).map_err(Error::read(path.display()))?;
         let device_bytes = Some(file.size());
-        Ok(Target { path: path.to_owned(), file: file.into_file(), direct, device_bytes, fresh: false })
+        let (path, file) = (path.to_owned(), file.into_file());
+        Ok(Target { path, file, direct, reads_direct: true, device_bytes, fresh: false })
     }
 
     /// A regular file, made when there is none.
     pub fn file(path: &Path) -> Result<Target, Error> {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = open.map_err(Error::write(path.display()))?;
-        let fresh = file.metadata().map_err(Error::read(path.display()))?.len() == 0;
-        let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(path).ok();
-        Ok(Target { path: path.to_owned(), file, direct, device_bytes: None, fresh })
+        let bytes = file.metadata().map_err(Error::read(path.display()))?.len();
+        let direct = File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).ok();
+        let (fresh, reads_direct) = (bytes == 0, !is_mostly_cached(&file, bytes));
+        Ok(Target { path: path.to_owned(), file, direct, reads_direct, device_bytes: None, fresh })
     }
 
     /// A target to be looked at and not written; a file that does not exist is an empty one.
@@ -73,7 +81,8 @@ impl Target {
         let file = FileAt::new(file).map_err(Error::read(path.display()))?;
         let (size, file) = (file.size(), file.into_file());
         let device_bytes = is_device.then_some(size);
-        Ok(Target { path: path.to_owned(), file, direct: None, device_bytes, fresh: size == 0 && !is_device })
+        let (path, fresh) = (path.to_owned(), size == 0 && !is_device);
+        Ok(Target { path, file, direct: None, reads_direct: false, device_bytes, fresh })
     }
 
     pub fn name(&self) -> String {
@@ -118,15 +127,17 @@ impl Target {
     /// Reads `range` and hands it over. What a file is too short for reads as zero.
     pub(super) fn read<'a>(&self, range: Range<u64>, buffer: &'a mut AlignedBuffer) -> Result<&'a [u8], Error> {
         let start = range.start - range.start % ALIGNMENT as u64;
+        let bytes = self.bytes()?;
         let end = range.end.next_multiple_of(ALIGNMENT as u64).min(self.device_bytes.unwrap_or(u64::MAX));
         let (skip, len) = ((range.start - start) as usize, (range.end - range.start) as usize);
-        let bytes = &mut buffer.as_mut_slice()[..(end - start) as usize];
-        // A file's blocks may lie in the page cache, from which reading is cheaper.
-        let read = match &self.direct {
-            Some(direct) if self.device_bytes.is_some() && end.is_multiple_of(ALIGNMENT as u64) => {
-                direct.read_exact_at(bytes, start)
-            }
-            _ => read_zero_filled(&self.file, bytes, start),
+        let room = &mut buffer.as_mut_slice()[..(end - start) as usize];
+        let whole_blocks = end.is_multiple_of(ALIGNMENT as u64) && end <= bytes;
+        let read = match self.direct.as_ref().filter(|_| self.reads_direct && whole_blocks) {
+            Some(direct) => match direct.read_exact_at(room, start) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => read_zero_filled(&self.file, room, start),
+                other => other,
+            },
+            None => read_zero_filled(&self.file, room, start),
         };
         read.map_err(|source| self.read_error(range.start, source))?;
         Ok(&buffer.as_slice()[skip..skip + len])
@@ -201,6 +212,12 @@ impl Target {
     fn write_error(&self, offset: u64, source: io::Error) -> Error {
         Error::Write { what: format!("{} at byte {offset}", self.path.display()), source }
     }
+}
+
+/// Asks for some places of a file of `bytes`; reading from memory is cheaper than from the disk, and copying needlessly is not.
+fn is_mostly_cached(file: &File, bytes: u64) -> bool {
+    let places = (0..CACHE_PLACES).map(|place| bytes / CACHE_PLACES * place + bytes / CACHE_PLACES / 2);
+    places.filter(|place| is_cached(file, *place)).count() as u64 * 2 > CACHE_PLACES
 }
 
 fn read_zero_filled(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {

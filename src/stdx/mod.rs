@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod blockdev;
 pub mod buffer;
 pub mod bytes;
+pub mod cache;
 pub mod crc32;
 pub mod datagram;
 pub mod digest;

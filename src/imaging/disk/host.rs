@@ -66,8 +66,14 @@ pub fn grow_file_system(disk: &Path, partition: &Grown, mount_point: &Path) -> R
     let device = window.as_ref().map_or(node.as_path(), LoopDevice::path);
     let kind = File::open(device).and_then(FileAt::new).and_then(|file| fs::probe(&file)).map_err(failed)?.kind;
     let grown = match kind.grows_mounted() {
-        true => grow_mounted_for_a_moment(device, kind, mount_point)?,
-        false => grow::grow_unmounted(device, kind)?,
+        true => match grow_mounted_for_a_moment(device, kind, mount_point) {
+            // The kernel grants neither to everybody; an ext4 grows without it too.
+            Err(grow::Error::Grow { .. } | grow::Error::Device { .. }) if kind.is_ext() => {
+                fs::grow_unmounted(device, kind)?
+            }
+            other => other?,
+        },
+        false => fs::grow_unmounted(device, kind)?,
     };
     Ok(FileSystemGrown { kind, old_bytes: grown.old_bytes, new_bytes: grown.new_bytes })
 }
@@ -77,7 +83,7 @@ fn grow_mounted_for_a_moment(device: &Path, kind: Kind, folder: &Path) -> Result
     std::fs::create_dir(folder).map_err(failed)?;
     let mounted = mount(Some(device), folder, Some(kind.name()), MsFlags::empty(), None::<&str>);
     let grown = mounted.map_err(|error| failed(error.into())).and_then(|()| {
-        let grown = fs::grow(folder, kind);
+        let grown = grow(folder, kind);
         let unmounted = umount2(folder, MntFlags::empty()).map_err(|error| failed(error.into()));
         unmounted.and(grown)
     });

@@ -83,7 +83,7 @@ impl Kernel {
     /// Everything that uses `target` or one of its partitions.
     fn uses(&self, target: &Path) -> io::Result<Vec<Use>> {
         let path = fs::canonicalize(target).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound if target.parent().is_some_and(Path::exists) => Ok(target.to_owned()),
+            io::ErrorKind::NotFound if folder_of(target).is_dir() => Ok(target.to_owned()),
             _ => Err(error),
         })?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -133,6 +133,14 @@ impl Kernel {
             }
         }
         Ok(uses)
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => path,
     }
 }
 
@@ -195,6 +203,7 @@ mod tests {
         fs::write(&image, "").unwrap();
         assert!(kernel.check_unused(&image).is_ok());
         assert!(kernel.check_unused(&folder.path().join("not-yet-there.img")).is_ok());
+        assert!(kernel.check_unused(Path::new("not-yet-there.img")).is_ok(), "in the folder that we are in");
         fs::create_dir_all(folder.path().join("sys/class/block/loop3/loop")).unwrap();
         let line = format!("{}\n", fs::canonicalize(&image).unwrap().display());
         fs::write(folder.path().join("sys/class/block/loop3/loop/backing_file"), line).unwrap();

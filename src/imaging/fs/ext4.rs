@@ -1,5 +1,7 @@
 //! ext2, ext3 and ext4: superblock, group descriptors, block bitmaps (Linux, Documentation/filesystems/ext4).
 
+pub mod files;
+
 use super::probe::{Kind, Probed, uuid};
 use super::ranges::Ranges;
 use super::{Fault, Map};

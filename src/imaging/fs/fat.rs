@@ -1,5 +1,7 @@
 //! FAT12, FAT16 and FAT32: boot sector and file allocation table (Microsoft, "FAT: General Overview of On-Disk Format").
 
+pub mod files;
+
 use super::probe::{Kind, Probed, serial};
 use super::ranges::Ranges;
 use super::{Fault, Map};

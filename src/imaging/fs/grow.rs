@@ -1,5 +1,5 @@
-//! Growing a file system to all of its partition: a mounted one by one request to the kernel, NTFS and FAT by the programs
-//! of those who know them.
+//! Growing a file system to all of its partition: a mounted one by one request to the kernel, NTFS by the program of those
+//! who know it.
 
 use super::{Kind, probe};
 use crate::stdx::blockdev;
@@ -40,13 +40,13 @@ pub enum Error {
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Error::NotMounted { .. } => "NTFS and FAT grow while they are not mounted".to_owned(),
+            Error::NotMounted { .. } => "NTFS grows while it is not mounted".to_owned(),
             Error::NoWay { .. } => "the partition has grown; the space behind the file system stays free".to_owned(),
             Error::NoTool { tool, .. } => {
-                let package = if *tool == NTFS_TOOL[0] { "ntfs-3g" } else { "fatresize" };
+                let package = if *tool == NTFS_TOOL[0] { "ntfs-3g" } else { "e2fsprogs" };
                 format!("install {package} and start again, or leave the space free")
             }
-            Error::Tool { .. } => "check the file system first (chkdsk, fsck.vfat), then start again".to_owned(),
+            Error::Tool { .. } => "check the file system first (chkdsk, e2fsck), then start again".to_owned(),
             Error::Device { .. } => "is the partition there?".to_owned(),
             Error::Size { .. } => "check that the file system is mounted there".to_owned(),
             Error::Grow { .. } => {
@@ -76,37 +76,51 @@ pub fn grow(folder: &Path, kind: Kind) -> Result<Grown, Error> {
 }
 
 /// `--force` answers the question whether to go on; a volume that is marked for a check is refused all the same.
-const NTFS_TOOL: [&str; 3] = ["ntfsresize", "--force", "--no-progress-bar"];
-const FAT_TOOL: [&str; 4] = ["fatresize", "--quiet", "--force-yes", "--size=max"];
+const NTFS_TOOL: &[&str] = &["ntfsresize", "--force", "--no-progress-bar"];
+/// resize2fs wants a file system that was just checked.
+const EXT_CHECK: &[&str] = &["e2fsck", "-f", "-p"];
+const EXT_TOOL: &[&str] = &["resize2fs"];
 /// Of what a program prints when it fails: its last words say why.
 const SAID_BYTES_MAX: usize = 600;
 
-/// Grows the file system of `kind` on `device`, which is not mounted, to the end of the device.
+/// Grows the file system of `kind` on `device`, which is not mounted, to the end of the device, by its own program. FAT has
+/// none that leaves the partition table alone: fatresize gives the partition another type and size.
 pub fn grow_unmounted(device: &Path, kind: Kind) -> Result<Grown, Error> {
-    let words: &[&'static str] = match kind {
-        Kind::Ntfs => &NTFS_TOOL,
-        Kind::Fat16 | Kind::Fat32 => &FAT_TOOL,
-        _ => return Err(Error::NoWay { kind }),
-    };
     let name = || device.display().to_string();
     let size = || {
         let probed = File::open(device).and_then(FileAt::new).and_then(|file| probe(&file));
         probed.map(|probed| probed.size_bytes).map_err(|source| Error::Device { device: name(), source })
     };
     let old_bytes = size()?;
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).arg(device).env("LC_ALL", "C").stdin(Stdio::null());
-    let output = command.output().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::NoTool { kind, device: name(), tool: words[0] },
-        _ => Error::Tool { kind, device: name(), tool: words[0], said: error.to_string() },
-    })?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
-        let from = said.len().saturating_sub(SAID_BYTES_MAX);
-        let said = said.get(said.ceil_char_boundary(from)..).unwrap_or_default().to_owned();
-        return Err(Error::Tool { kind, device: name(), tool: words[0], said });
+    match kind {
+        Kind::Ntfs => run(NTFS_TOOL, device, kind, 0)?,
+        Kind::Ext2 | Kind::Ext3 | Kind::Ext4 => {
+            // 1: it mended something.
+            run(EXT_CHECK, device, kind, 1)?;
+            run(EXT_TOOL, device, kind, 0)?;
+        }
+        _ => return Err(Error::NoWay { kind }),
     }
     Ok(Grown { old_bytes, new_bytes: size()? })
+}
+
+fn run(words: &[&'static str], device: &Path, kind: Kind, status_max: i32) -> Result<(), Error> {
+    let (name, tool) = (device.display().to_string(), words[0]);
+    let mut command = Command::new(tool);
+    command.args(&words[1..]).arg(device).env("LC_ALL", "C").stdin(Stdio::null());
+    let output = match command.output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::NoTool { kind, device: name, tool });
+        }
+        Err(error) => return Err(Error::Tool { kind, device: name, tool, said: error.to_string() }),
+        Ok(output) => output,
+    };
+    if output.status.code().is_some_and(|code| code <= status_max) {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
+    let from = said.ceil_char_boundary(said.len().saturating_sub(SAID_BYTES_MAX));
+    Err(Error::Tool { kind, device: name, tool, said: said[from..].to_owned() })
 }
 
 /// Bytes of a block, and of the whole file system.

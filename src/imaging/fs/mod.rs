@@ -17,6 +17,7 @@ pub mod disk;
 pub mod exfat;
 pub mod ext4;
 pub mod fat;
+pub mod files;
 pub mod grow;
 pub mod lvm;
 pub mod ntfs;

@@ -1,5 +1,7 @@
 //! NTFS: boot sector, master file table, `$Bitmap`, and whether `$LogFile` and `$Volume` say that it is clean.
 
+pub mod files;
+
 use super::ext4::add_marked;
 use super::ranges::Ranges;
 use super::{Fault, Map};

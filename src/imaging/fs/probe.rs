@@ -55,6 +55,10 @@ impl Kind {
         }
     }
 
+    pub fn is_ext(self) -> bool {
+        matches!(self, Kind::Ext2 | Kind::Ext3 | Kind::Ext4)
+    }
+
     /// Whether [`super::grow`] enlarges it while it is mounted.
     pub fn grows_mounted(self) -> bool {
         matches!(self, Kind::Ext2 | Kind::Ext3 | Kind::Ext4 | Kind::Xfs | Kind::Btrfs)

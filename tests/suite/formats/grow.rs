@@ -157,17 +157,15 @@ fn ntfs_fills_a_larger_disk_by_its_own_tool() {
 }
 
 #[test]
-fn fat32_fills_a_larger_disk_by_its_own_tool() {
-    grows_by_its_tool(Kind::Fat32, 300 * MIB, "ef00", &["mkfs.vfat", "-F", "32"], &["fsck.vfat", "-n"]);
-}
-
-#[test]
 fn ext4_of_an_image_file_is_grown_through_a_loop_device() {
     grows_by_its_tool(Kind::Ext4, 64 * MIB, "8300", &["mke2fs", "-q", "-F", "-t", "ext4"], &["e2fsck", "-fn"]);
 }
 
 #[test]
-fn fat_is_refused_because_it_does_not_grow_mounted() {
+fn fat_is_refused_because_nothing_grows_it() {
     let refused = fs::grow(Path::new("/"), Kind::Fat32).unwrap_err().to_string();
     assert_eq!(refused, "grow fat32: it does not grow while it is mounted");
+    let bench = Bench::new();
+    let refused = fs::grow_unmounted(Path::new(&bench.blank("part.img", MIB)), Kind::Fat32).unwrap_err().to_string();
+    assert_eq!(refused, "grow fat32: nothing that is known here does it");
 }

@@ -7,6 +7,7 @@
 )]
 
 mod containers;
+mod files;
 mod grow;
 mod hostile;
 mod lies;
