@@ -85,7 +85,20 @@ fn the_files_of_fat_are_listed_with_their_content() {
     {
         let bench = Bench::new();
         let (content, image) = (bench.content(), bench.blank("image", bytes));
-        run("mkfs.vfat", &["-F", bits, "-s", match bits { "12" => "8", "16" => "4", _ => "1" }, &image]);
+        run(
+            "mkfs.vfat",
+            &[
+                "-F",
+                bits,
+                "-s",
+                match bits {
+                    "12" => "8",
+                    "16" => "4",
+                    _ => "1",
+                },
+                &image,
+            ],
+        );
         run("mcopy", &["-s", "-i", &image, &content, "::/"]);
         check_listed(&image, kind, &content, "/content", &["/content"]);
     }

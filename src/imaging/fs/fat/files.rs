@@ -138,7 +138,9 @@ fn records(folder: &[u8]) -> Vec<Record> {
     records
 }
 
+/// Byte 12 says of a name that is all lower-case, before or behind the dot, that it is.
 fn short_name(record: Fields<'_>) -> String {
-    let (name, extension) = (record.text(0, 8), record.text(8, 3));
+    let cased = |text: String, bit: u8| if record.u8(12) & bit == 0 { text } else { text.to_lowercase() };
+    let (name, extension) = (cased(record.text(0, 8), 0x08), cased(record.text(8, 3), 0x10));
     if extension.is_empty() { name } else { format!("{name}.{extension}") }
 }
