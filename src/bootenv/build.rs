@@ -14,6 +14,7 @@ use super::modules::{Flavour, Tables};
 use super::plan::{Plan, Source, VIRTUAL_INITRAMFS_BYTES_MAX};
 use super::tools::{self, Toolbox};
 use crate::stdx::file::{sync_folder, write_whole};
+use crate::stdx::owner::adopt;
 use crate::stdx::time::Timestamp;
 
 /// Name of the symbolic link in the output folder to the build that is served.
@@ -223,7 +224,7 @@ fn publish(output: &Path, manifest: &Manifest, files: &[(&str, Vec<u8>)]) -> Res
     if !folder.join(manifest::FILE_NAME).exists() {
         let fresh = output.join(format!(".{}.new", manifest.build));
         let _ = fs::remove_dir_all(&fresh);
-        fs::create_dir_all(&fresh).map_err(Error::file(&fresh))?;
+        fs::create_dir_all(&fresh).and_then(|()| adopt(&fresh)).map_err(Error::file(&fresh))?;
         for (name, content) in files {
             write_whole(&fresh.join(name), content).map_err(Error::file(fresh.join(name)))?;
         }
@@ -240,6 +241,7 @@ fn switch(output: &Path, build: &str) -> std::io::Result<()> {
     let fresh = output.join(format!(".{CURRENT}.new"));
     let _ = fs::remove_file(&fresh);
     symlink(build, &fresh)?;
+    adopt(&fresh)?;
     fs::rename(&fresh, output.join(CURRENT))?;
     sync_folder(output)
 }

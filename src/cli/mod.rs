@@ -11,9 +11,11 @@
 
 pub mod context;
 mod failure;
+mod generate;
 pub mod output;
 
 mod apply;
+mod backup;
 mod baseline;
 mod boot;
 mod boots;
@@ -57,6 +59,10 @@ enum Command {
     Init(init::Arguments),
     /// Run the appliance: DHCP, TFTP, HTTP, HTTPS, console
     Serve(serve::Arguments),
+    /// Copy the whole site, also while it runs
+    Backup(backup::Backup),
+    /// Make a site from a backup
+    Restore(backup::Restore),
     /// The boot environment: kernel, initramfs and boot programs
     #[command(subcommand)]
     Boot(boot::Command),
@@ -99,6 +105,9 @@ enum Command {
     /// Plain WIM and ESD files, without a site
     #[command(subcommand)]
     Wim(wim::Command),
+    /// Completions for shells, manual pages
+    #[command(subcommand, hide = true)]
+    Generate(generate::Command),
 }
 
 /// Runs the command that `arguments` (with the program's name first) ask for.
@@ -122,6 +131,8 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Init(arguments) => init::run(&arguments, context),
         Command::Serve(arguments) => serve::run(arguments, context),
+        Command::Backup(arguments) => backup::back_up(&arguments, context),
+        Command::Restore(arguments) => backup::restore(&arguments, context),
         Command::Boot(command) => boot::run(command, context),
         Command::Machine(command) => machine::run(command, context),
         Command::Collection(command) => collection::run(command, context),
@@ -136,5 +147,6 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Store(command) => store::run(command, context),
         Command::Lab(command) => lab::run(command, context),
         Command::Wim(command) => wim::run(command, context),
+        Command::Generate(command) => generate::run(&command),
     }
 }

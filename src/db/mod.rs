@@ -37,6 +37,8 @@ pub enum Error {
     Open { path: PathBuf, source: rusqlite::Error },
     #[error("bring the database up to date (step `{name}`)")]
     Migrate { name: String, source: rusqlite::Error },
+    #[error("copy the database to {path} before it is brought up to date")]
+    Copy { path: PathBuf, source: std::io::Error },
     #[error("the database was written by a newer Remint (it knows `{name}`)")]
     Newer { name: String },
     #[error("read or write the database")]
@@ -49,6 +51,7 @@ impl Hint for Error {
             Error::Open { path, .. } => {
                 Some(format!("does {} exist and may this user write it? `remint init` makes a site", path.display()))
             }
+            Error::Copy { .. } => Some("make room beside it; nothing was changed".into()),
             Error::Newer { .. } => {
                 Some("install that version again, or restore the backup that was made before the upgrade".into())
             }
@@ -67,10 +70,11 @@ impl Hint for Error {
 }
 
 impl Db {
-    /// Opens or creates the database and applies the migrations that it lacks, in the order given.
+    /// Opens or creates the database and applies the migrations that it lacks, in the order given; before it changes one
+    /// that holds something it copies it to `PATH.before-STEP`.
     pub fn open(path: &Path, migrations: &[&[Migration]], now: Timestamp) -> Result<Db, Error> {
         let mut writer = connect(path, OpenFlags::default())?;
-        migration::apply(&mut writer, migrations, now)?;
+        migration::apply(&mut writer, path, migrations, now)?;
         Ok(Db { path: path.to_owned(), writer: Mutex::new(writer), readers: Mutex::new(Vec::new()) })
     }
 
@@ -175,7 +179,10 @@ mod tests {
         let path = folder.path().join("db");
         let more = &[TABLES[0], Migration { name: "test-2", sql: "ALTER TABLE thing ADD COLUMN size INTEGER" }];
         drop(Db::open(&path, &[TABLES], Timestamp::default()).unwrap());
+        let copy = folder.path().join("db.before-test-2");
+        assert!(!copy.exists());
         drop(Db::open(&path, &[more], Timestamp::default()).unwrap());
+        assert_eq!(things(&Db::open(&copy, &[TABLES], Timestamp::default()).unwrap()), 0, "as it was before the step");
         drop(Db::open(&path, &[more], Timestamp::default()).unwrap());
         let error = Db::open(&path, &[TABLES], Timestamp::default()).err().unwrap();
         assert!(matches!(error, Error::Newer { name } if name == "test-2"));

@@ -20,6 +20,7 @@ use crate::link;
 use crate::link::client::authority_fingerprint;
 use crate::pxe::{self, tftp};
 use crate::stdx::hint::Hint;
+use crate::stdx::owner::become_owner_of;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,6 +44,8 @@ pub enum Error {
     BootFiles(#[from] pxe::local::Error),
     #[error(transparent)]
     Link(#[from] link::Error),
+    #[error("become the user to whom the site belongs")]
+    Privileges(#[source] io::Error),
     #[error("wait for signals")]
     Signal(#[source] io::Error),
 }
@@ -80,7 +83,11 @@ pub async fn run(site: Site, say: impl Fn(&str)) -> Result<(), Error> {
     let assembly = assemble(&site)?;
     let (stop, stopped) = watch::channel(false);
     let tasks = start(&site, &used, assembly, &stopped).await?;
-    introduce(&site, &used, say)?;
+    let user = become_owner_of(&site.folder).map_err(Error::Privileges)?;
+    introduce(&site, &used, &say)?;
+    if let Some(user) = user {
+        say(&format!("  runs as    user {user}, to whom the site belongs: root was only needed for the ports"));
+    }
     let reason = wait_for_signal().await?;
     tracing::info!("{reason}: stopping");
     let _ = stop.send(true);
@@ -120,7 +127,7 @@ async fn start(
 }
 
 /// What it listens on and what it will answer, in plain words.
-fn introduce(site: &Site, used: &Used, say: impl Fn(&str)) -> Result<(), Error> {
+fn introduce(site: &Site, used: &Used, say: &impl Fn(&str)) -> Result<(), Error> {
     let fingerprint = authority_fingerprint(site.authority.certificate_pem())?;
     say(&format!("Remint serves {} ({}), site {}", used.interface.name, used.address, site.folder.display()));
     say(&format!("  console    {}", used.https_url()));

@@ -26,6 +26,7 @@ use tower::ServiceExt;
 
 use super::appliance::Error;
 use crate::api::{LocalCaller, PeerCertificate};
+use crate::stdx::owner::adopt;
 
 /// Connections at once on each listener; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -61,6 +62,7 @@ pub(super) fn bind_control(path: &Path) -> Result<UnixListener, Error> {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        adopt(path)?;
         Ok(listener)
     };
     bind().map_err(|source| Error::Bind { what: "the control socket", address: path.display().to_string(), source })

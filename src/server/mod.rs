@@ -5,6 +5,7 @@
 
 pub mod appliance;
 pub mod assemble;
+pub mod backup;
 mod interface;
 mod listen;
 pub mod local;

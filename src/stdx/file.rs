@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::owner::adopt;
+
 /// Writes `bytes` to a temporary file beside `path`, syncs it, renames it into place and syncs the folder.
 /// Whoever looks at `path` at any instant, a power cut included, sees the old content or the new one.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -37,6 +39,7 @@ fn write_whole_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(&temporary)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| adopt(&temporary))
         .and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         let _ = fs::remove_file(&temporary);

@@ -20,6 +20,7 @@ pub mod interface;
 pub mod io;
 pub mod mac;
 pub mod monitor;
+pub mod owner;
 pub mod process;
 pub mod sparse;
 pub mod time;

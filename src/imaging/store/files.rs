@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::stdx::owner::adopt;
+
 /// Changes of files under one folder. [`Disk`] carries them out; tests count them, fail them and forget them.
 pub trait Files: Send + Sync {
     /// A new, empty file.
@@ -32,7 +34,9 @@ pub struct Disk;
 
 impl Files for Disk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        Ok(Box::new(File::options().write(true).create_new(true).open(path)?))
+        let file = File::options().write(true).create_new(true).open(path)?;
+        adopt(path)?;
+        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -56,7 +60,7 @@ impl Files for Disk {
         }
         match fs::create_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other,
+            other => other.and_then(|()| adopt(path)),
         }?;
         path.parent().map_or(Ok(()), |parent| self.sync_folder(parent))
     }

@@ -9,6 +9,7 @@ use crate::imaging::error::Error;
 use crate::imaging::store::files::Output;
 use crate::imaging::store::format::{Entry, MAGIC, PACK_BYTES, PackId, emit_tail};
 use crate::imaging::store::local::LocalStore;
+use crate::stdx::owner::adopt;
 
 /// Writes go to the file in pieces of this size.
 const WRITE_BYTES: usize = 1 << 20;
@@ -49,7 +50,8 @@ impl LocalStore {
     }
 
     /// Keeps the collector away for as long as the file is open; waits until it is done.
-    pub(super) fn lock_shared(&self) -> Result<File, Error> {
+    /// Nothing that is in the store now goes away while the lock is held.
+    pub fn lock_shared(&self) -> Result<File, Error> {
         let lock = self.lock_file()?;
         lock.lock_shared().map_err(Error::write("the store's lock"))?;
         Ok(lock)
@@ -58,7 +60,9 @@ impl LocalStore {
     pub(super) fn lock_file(&self) -> Result<File, Error> {
         let path = self.root.join("lock");
         let open = File::options().create(true).truncate(false).write(true).open(&path);
-        open.map_err(Error::write(path.display()))
+        let lock = open.map_err(Error::write(path.display()))?;
+        adopt(&path).map_err(Error::write(path.display()))?;
+        Ok(lock)
     }
 }
 

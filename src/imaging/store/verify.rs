@@ -28,6 +28,14 @@ pub fn verify(store: &LocalStore, manifest: &Manifest, progress: &Progress) -> R
     Ok(bad)
 }
 
+/// What is wrong with a pack: its index, or chunks in it.
+pub fn faults_of_pack(store: &LocalStore, pack: PackId) -> Vec<Error> {
+    match store.pack_entries(pack) {
+        Ok(entries) => check(store, places(pack, &entries).collect(), &Progress::default()),
+        Err(error) => vec![error],
+    }
+}
+
 /// Reads and hashes the chunks at `places`, on all processors; what is wrong with them, each naming its chunk or pack.
 pub(super) fn check(store: &LocalStore, mut places: Vec<Location>, progress: &Progress) -> Vec<Error> {
     places.sort_unstable_by_key(|place| (place.pack, place.entry.offset));
