@@ -216,14 +216,14 @@ fn initramfs(flavour: Flavour, kernel: &Kernel, init: &Init, scratch: &Path) -> 
             for (path, (mode, content)) in tools {
                 archive.file(path, *mode, content.clone());
             }
+            // The kernel calls it when it wants a file system or a protocol.
+            archive.symlink("sbin/modprobe", "../init");
         }
         Init::Words(busybox) => {
             archive.file("bin/busybox", 0o755, busybox.clone());
             archive.file("init", 0o755, include_bytes!("../../boot/no-agent.sh").to_vec());
         }
     }
-    // The kernel calls it when it wants a file system or a protocol.
-    archive.symlink("sbin/modprobe", "../init");
     let folder = format!("lib/modules/{}", kernel.release);
     for file in &chosen.files {
         let path = kernel.modules.join(file);

@@ -106,7 +106,7 @@ mod tests {
     fn what_is_no_network_or_does_not_lie_in_it_is_refused() {
         let check = |text: &str| {
             let dhcp: Dhcp = toml::from_str(text).unwrap();
-            scopes(&dhcp, &[interface("eth0", [10, 0, 0, 1])]).unwrap_err().to_string()
+            crate::stdx::hint::chain(&scopes(&dhcp, &[interface("eth0", [10, 0, 0, 1])]).unwrap_err())
         };
         assert!(check("[[subnet]]\nnetwork = '10.1.0.1/24'").contains("10.1.0.1/24"));
         let outside = check("[[subnet]]\nnetwork = '10.1.0.0/24'\nrange = ['10.0.0.1', '10.1.0.9']");
