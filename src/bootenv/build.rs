@@ -159,9 +159,8 @@ impl Kernel {
         let release = image.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("vmlinuz-"));
         let release = release.ok_or_else(|| missing("boot/vmlinuz-*"))?.to_owned();
         // Debian 13 moved the modules below usr/.
-        let base = [root.clone(), root.join("usr")]
-            .into_iter()
-            .find(|base| base.join("lib/modules").join(&release).is_dir());
+        let base =
+            [root.clone(), root.join("usr")].into_iter().find(|base| base.join("lib/modules").join(&release).is_dir());
         let base = base.ok_or_else(|| missing("lib/modules"))?;
         run(Command::new(depmod()).arg("-b").arg(&base).arg(&release))?;
         let modules = base.join("lib/modules").join(&release);

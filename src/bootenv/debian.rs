@@ -121,7 +121,8 @@ impl Suite {
         let mirror = mirror("Debian").ok_or(Error::NoMirror)?;
         let security = mirror_of_security(&mirror);
         let suite = &self.name;
-        let line = |site: &str, suite: &str| format!("deb [signed-by={KEYRING}] {site} {suite} main non-free-firmware\n");
+        let line =
+            |site: &str, suite: &str| format!("deb [signed-by={KEYRING}] {site} {suite} main non-free-firmware\n");
         let text = line(&mirror, suite)
             + &line(&mirror, &format!("{suite}-updates"))
             + &line(&security, &format!("{suite}-security"));

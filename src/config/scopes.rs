@@ -84,11 +84,14 @@ mod tests {
                     [[subnet]]\nnetwork = '10.1.0.0/24'\nrange = ['10.1.0.5', '10.1.0.6']\nlease_seconds = 600\n\
                     [[subnet]]\nnetwork = '10.2.0.0/24'\ngateway = '10.2.0.1'\ndns = []\n";
         let dhcp: Dhcp = toml::from_str(text).unwrap();
-        let served = [interface("eth0", [10, 0, 0, 1]), interface("vlan1", [10, 1, 0, 1]), interface("x", [10, 9, 0, 1])];
+        let served =
+            [interface("eth0", [10, 0, 0, 1]), interface("vlan1", [10, 1, 0, 1]), interface("x", [10, 9, 0, 1])];
         let scopes = scopes(&dhcp, &served).unwrap();
         let shown: Vec<_> = scopes
             .iter()
-            .map(|s| format!("{} {}-{} {} {:?} {}", s.subnet, s.range.0, s.range.1, s.lease_seconds, s.gateway, s.dns.len()))
+            .map(|s| {
+                format!("{} {}-{} {} {:?} {}", s.subnet, s.range.0, s.range.1, s.lease_seconds, s.gateway, s.dns.len())
+            })
             .collect();
         assert_eq!(
             shown,

@@ -153,8 +153,7 @@ fn names<'a>(interfaces: impl IntoIterator<Item = &'a Interface>) -> Vec<String>
 fn choose(written: &Written, interfaces: &[Interface]) -> Result<Interface, Error> {
     if let Some(wanted) = &written.network.interface {
         let found = interfaces.iter().find(|interface| interface.name == *wanted);
-        let unknown =
-            || Error::UnknownInterface { wanted: wanted.clone(), found: names(interfaces) };
+        let unknown = || Error::UnknownInterface { wanted: wanted.clone(), found: names(interfaces) };
         return found.cloned().ok_or_else(unknown);
     }
     let fits = |interface: &&Interface| interface.up && !interface.loopback;

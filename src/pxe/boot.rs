@@ -181,7 +181,15 @@ mod tests {
         for stage in [Stage::Firmware, Stage::Ipxe, Stage::Script, Stage::Grub] {
             for firmware in firmwares {
                 let rows_of = |transport| {
-                    rows(&Client { mac: None, uuid: None, firmware, transport, stage, past: Past::Nothing, model: None })
+                    rows(&Client {
+                        mac: None,
+                        uuid: None,
+                        firmware,
+                        transport,
+                        stage,
+                        past: Past::Nothing,
+                        model: None,
+                    })
                 };
                 let (tftp, http) = (rows_of(Transport::Tftp), rows_of(Transport::Http));
                 let transports = if tftp == http { vec![("any", tftp)] } else { vec![("TFTP", tftp), ("HTTP", http)] };
@@ -265,8 +273,7 @@ mod tests {
 
     #[test]
     fn a_model_can_have_another_boot_program() {
-        let config =
-            Config { program_of_model: vec![("latitude 5".into(), Program::Shim)], ..Config::default() };
+        let config = Config { program_of_model: vec![("latitude 5".into(), Program::Shim)], ..Config::default() };
         let mut client = Client::from_ipxe(Some(MacAddr([2; 6])), None, "x86_64", "efi");
         client.stage = Stage::Firmware;
         for (model, expect) in [("Latitude 5540", "shimx64.efi"), ("Latitude 7440", "snponly.efi")] {

@@ -86,7 +86,15 @@ impl Client {
             _ => Firmware::UefiX64,
         };
         let uuid = uuid.map(str::to_ascii_lowercase).filter(|uuid| uuid.len() == 36);
-        Client { mac, uuid, firmware, transport: Transport::Tftp, stage: Stage::Script, past: Past::Nothing, model: None }
+        Client {
+            mac,
+            uuid,
+            firmware,
+            transport: Transport::Tftp,
+            stage: Stage::Script,
+            past: Past::Nothing,
+            model: None,
+        }
     }
 
     /// What GRUB tells in the name or URL of its configuration: `$net_default_mac` and `$grub_cpu`.
@@ -96,7 +104,15 @@ impl Client {
             "arm64" => Firmware::UefiArm64,
             _ => Firmware::UefiX64,
         };
-        Client { mac, uuid: None, firmware, transport: Transport::Tftp, stage: Stage::Grub, past: Past::Nothing, model: None }
+        Client {
+            mac,
+            uuid: None,
+            firmware,
+            transport: Transport::Tftp,
+            stage: Stage::Grub,
+            past: Past::Nothing,
+            model: None,
+        }
     }
 }
 

@@ -109,15 +109,10 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
     };
     let db = Arc::new(open_db(folder.join("db")));
     let mode = setup.scopes.map_or(Mode::Proxy, |scopes| Mode::Server(socket::share(scopes, &db).unwrap()));
-    let settings = dhcp::socket::Settings {
-        interface: "br0".into(),
-        address: ADDRESS,
-        prefix: 24,
-        mode,
-        ports: Ports::default(),
-    };
+    let settings =
+        socket::Settings { interface: "br0".into(), address: ADDRESS, prefix: 24, mode, ports: Ports::default() };
     let tftp = Settings { transfer_ports: setup.transfer_ports, ..Settings::at(ADDRESS) };
-    let (dhcp, tftp) = (dhcp::socket::bind(settings).unwrap(), pxe::tftp::socket::bind(tftp).unwrap());
+    let (dhcp, tftp) = (socket::bind(settings).unwrap(), pxe::tftp::socket::bind(tftp).unwrap());
     let http = tokio::net::TcpListener::bind((ADDRESS, netboot.config.http_port)).await.unwrap();
     let gate = Arc::new(remint::access::db::Gate { db: db.clone(), clock: Arc::new(SystemClock) });
     let (_, plain) = pxe::api::routes(netboot.clone()).routers(&gate);

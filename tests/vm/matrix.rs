@@ -53,7 +53,12 @@ fn every_firmware(bench: &Bench, dhcp: Dhcp) {
         failures.extend(left.iter().map(|place| lab.machines[*place].spec.name.clone()));
         [first, first + 1].iter().for_each(|place| lab.machines[*place].cut());
     }
-    assert!(failures.is_empty(), "did not arrive: {}; {}", failures.join(", "), lab.appliance.ask(&["machine", "boots"]).unwrap());
+    assert!(
+        failures.is_empty(),
+        "did not arrive: {}; {}",
+        failures.join(", "),
+        lab.appliance.ask(&["machine", "boots"]).unwrap()
+    );
 }
 
 fn spec(firmware: Firmware) -> MachineSpec {
