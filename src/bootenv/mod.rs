@@ -25,5 +25,5 @@ mod firmware;
 pub mod manifest;
 pub mod modules;
 pub mod plan;
-pub mod tools;
 mod programs;
+pub mod tools;
