@@ -15,7 +15,7 @@ use super::manifest::{self, FileEntry, Manifest, Second};
 use super::modules::{Flavour, Tables};
 use super::plan::{Arm64, Plan, Source, VIRTUAL_INITRAMFS_BYTES_MAX};
 use super::programs::{self, Unpacked};
-use super::tools::{self, Toolbox};
+use super::tools;
 use crate::stdx::file::{sync_folder, write_whole};
 use crate::stdx::time::Timestamp;
 
