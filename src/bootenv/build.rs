@@ -1,5 +1,6 @@
 //! Carries out a plan: fetch, unpack, choose, write, switch.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
@@ -9,10 +10,12 @@ use std::process::Command;
 use super::cpio::Archive;
 use super::debian::{Package, Suite, run};
 use super::error::Error;
-use super::manifest::{self, FileEntry, Manifest};
+use super::firmware;
+use super::manifest::{self, FileEntry, Manifest, Second};
 use super::modules::{Flavour, Tables};
-use super::plan::{Plan, Source, VIRTUAL_INITRAMFS_BYTES_MAX};
-use super::tools::{self, Toolbox};
+use super::plan::{Arm64, Plan, Source, VIRTUAL_INITRAMFS_BYTES_MAX};
+use super::programs::{self, Unpacked};
+use super::tools;
 use crate::stdx::file::{sync_folder, write_whole};
 use crate::stdx::owner::adopt;
 use crate::stdx::time::Timestamp;
@@ -23,42 +26,76 @@ pub const CURRENT: &str = "current";
 /// Level of zstd: beyond it the hardware flavour takes minutes for a few per cent.
 const INITRAMFS_LEVEL: i32 = 15;
 
-/// What GRUB needs to find and start a boot program on a disk.
-const LOCAL_EFI_MODULES: &[&str] =
-    &["part_gpt", "part_msdos", "fat", "search", "search_fs_file", "chain", "boot", "echo", "sleep", "reboot"];
-
 /// Builds and switches `current`. Gives the manifest and the folder of the build. `say` is told of each stage; `now` decides
 /// whether package lists in the cache are still fresh and touches nothing that is built.
 pub fn build(plan: &Plan, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<(Manifest, PathBuf), Error> {
     let agent = read_agent(&plan.agent)?;
     fs::create_dir_all(&plan.cache).map_err(Error::file(&plan.cache))?;
     let scratch = Scratch::new(&plan.cache)?;
-    let mut packages = Vec::new();
-    let sources = [
-        ("kernel", &plan.kernel),
-        ("ipxe", &plan.ipxe),
-        ("grub", &plan.grub),
-        ("shim", &plan.shim),
-        ("signed-grub", &plan.signed_grub),
-    ];
-    for (name, source) in sources {
-        say(&format!("unpacking {source}"));
-        let package = obtain(source, &plan.cache, now)?;
-        package.unpack(&scratch.0.join(name))?;
-        packages.push(package);
-    }
-    let kernel = Kernel::open(&scratch.0.join("kernel"), &packages[0])?;
+    let packages = unpack(plan, &scratch.0, now, say)?;
+    let kernel = Kernel::open(&scratch.0, "kernel", &packages)?;
     say(&format!("writing the initramfs for Linux {}", kernel.release));
     let toolbox = tools::collect(&plan.tools, &scratch.0, &plan.cache, now)?;
-    let (initramfs, modules) = initramfs(plan.flavour, &kernel, &agent, &toolbox)?;
-    let mut files = vec![("vmlinuz", kernel.image.clone()), ("initrd.img", initramfs)];
-    files.extend(boot_programs(&scratch.0, &packages[1..])?);
+    let (archive, modules) = initramfs(plan.flavour, &kernel, &Init::Agent(agent.clone(), toolbox.files), &scratch.0)?;
+    let mut files = vec![("vmlinuz", kernel.image.clone()), ("initrd.img", pack(plan.flavour, &archive)?)];
+    files.extend(programs::read(&scratch.0, programs::AMD64, &packages)?);
+    let local = ("x86_64-efi", "BOOTX64.EFI", "shimx64.efi");
+    files.push(("local.efi", programs::local_efi(&scratch.0, "grub", local, &packages)?));
+    let arm64 = match &plan.arm64 {
+        Some(wanted) => Some(arm64(plan, wanted, &scratch.0, &packages, &mut files, say)?),
+        None => None,
+    };
+    if plan.ia32.is_some() {
+        files.extend(programs::read(&scratch.0, programs::IA32, &packages)?);
+    }
     let entries = files.iter().map(|(name, content)| FileEntry::of(name, content)).collect();
-    packages.extend(toolbox.packages);
-    let manifest = Manifest::new(plan.flavour, &kernel.release, &agent, &packages, modules, entries);
+    let ingredients: Vec<Package> = packages.into_values().chain(toolbox.packages).collect();
+    let mut manifest = Manifest::new(plan.flavour, &kernel.release, &agent, &ingredients, modules, entries);
+    manifest.arm64 = arm64;
     let folder = publish(&plan.output, &manifest, &files)?;
     say(&format!("build {} is current", manifest.build));
     Ok((manifest, folder))
+}
+
+/// Fetches and unpacks every package, each into a folder of its own.
+fn unpack(plan: &Plan, scratch: &Path, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<Unpacked, Error> {
+    let mut packages = Unpacked::new();
+    for (name, source) in plan.sources() {
+        say(&format!("unpacking {source}"));
+        let package = obtain(source, &plan.cache, now)?;
+        package.unpack(&scratch.join(name))?;
+        packages.insert(name, package);
+    }
+    Ok(packages)
+}
+
+/// Adds the files for arm64 machines.
+fn arm64(
+    plan: &Plan,
+    wanted: &Arm64,
+    scratch: &Path,
+    packages: &Unpacked,
+    files: &mut Vec<(&'static str, Vec<u8>)>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Second, Error> {
+    let kernel = Kernel::open(scratch, "arm64-kernel", packages)?;
+    say(&format!("writing the initramfs for Linux {}", kernel.release));
+    let init = match &wanted.agent {
+        // The programs that steps run are there for x86_64 only.
+        Some(path) => Init::Agent(read_agent(path)?, BTreeMap::new()),
+        None => {
+            say("there is no agent for arm64: its boot environment will start and say so");
+            let busybox = scratch.join("arm64-busybox/bin/busybox");
+            Init::Words(fs::read(&busybox).map_err(Error::file(busybox))?)
+        }
+    };
+    let (archive, modules) = initramfs(plan.flavour, &kernel, &init, scratch)?;
+    files.push(("vmlinuz-arm64", kernel.image.clone()));
+    files.push(("initrd-arm64.img", pack(plan.flavour, &archive)?));
+    files.extend(programs::read(scratch, programs::ARM64, packages)?);
+    let local = ("arm64-efi", "BOOTAA64.EFI", "shimaa64.efi");
+    files.push(("local-arm64.efi", programs::local_efi(scratch, "arm64-grub", local, packages)?));
+    Ok(Second { kernel_release: kernel.release, agent_sha256: init.agent_sha256(), modules })
 }
 
 /// The manifest of the build that is served, if there is one.
@@ -81,7 +118,9 @@ fn read_agent(path: &Path) -> Result<Vec<u8>, Error> {
 fn obtain(source: &Source, cache: &Path, now: Timestamp) -> Result<Package, Error> {
     match source {
         Source::File(path) => Package::open(path),
-        Source::Archive { package, suite } => Suite::open(suite, cache, now)?.download(package),
+        Source::Archive { package, suite, architecture } => {
+            Suite::open(suite, architecture, cache, now)?.download(package)
+        }
     }
 }
 
@@ -112,15 +151,17 @@ struct Kernel {
 }
 
 impl Kernel {
-    fn open(root: &Path, package: &Package) -> Result<Kernel, Error> {
-        let missing = |what: &str| Error::NotInPackage { what: what.to_owned(), package: package.name.clone() };
+    /// The kernel package that was unpacked to `folder` of the scratch.
+    fn open(scratch: &Path, folder: &str, packages: &Unpacked) -> Result<Kernel, Error> {
+        let root = scratch.join(folder);
+        let name = packages.get(folder).map_or_else(|| folder.to_owned(), |package| package.name.clone());
+        let missing = |what: &str| Error::NotInPackage { what: what.to_owned(), package: name.clone() };
         let image = entry_with_prefix(&root.join("boot"), "vmlinuz-").ok_or_else(|| missing("boot/vmlinuz-*"))?;
         let release = image.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("vmlinuz-"));
         let release = release.ok_or_else(|| missing("boot/vmlinuz-*"))?.to_owned();
         // Debian 13 moved the modules below usr/.
-        let base = [root.to_owned(), root.join("usr")]
-            .into_iter()
-            .find(|base| base.join("lib/modules").join(&release).is_dir());
+        let base =
+            [root.clone(), root.join("usr")].into_iter().find(|base| base.join("lib/modules").join(&release).is_dir());
         let base = base.ok_or_else(|| missing("lib/modules"))?;
         run(Command::new(depmod()).arg("-b").arg(&base).arg(&release))?;
         let modules = base.join("lib/modules").join(&release);
@@ -144,33 +185,66 @@ fn entry_with_prefix(folder: &Path, prefix: &str) -> Option<PathBuf> {
         .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)))
 }
 
-/// The compressed archive and how many modules it has.
-fn initramfs(flavour: Flavour, kernel: &Kernel, agent: &[u8], toolbox: &Toolbox) -> Result<(Vec<u8>, usize), Error> {
+/// What becomes `/init`.
+enum Init {
+    /// With the programs that steps run.
+    Agent(Vec<u8>, BTreeMap<String, (u32, Vec<u8>)>),
+    /// A shell that says what is missing.
+    Words(Vec<u8>),
+}
+
+impl Init {
+    fn agent_sha256(&self) -> Option<String> {
+        match self {
+            Init::Agent(agent, _) => Some(manifest::sha256(agent)),
+            Init::Words(_) => None,
+        }
+    }
+}
+
+/// The archive and how many modules it has.
+fn initramfs(flavour: Flavour, kernel: &Kernel, init: &Init, scratch: &Path) -> Result<(Archive, usize), Error> {
     let chosen = kernel.tables.select(flavour.lines());
     let mut archive = Archive::default();
     for folder in ["dev", "etc", "mnt", "proc", "run", "sys", "tmp", "var/lib"] {
         archive.folder(folder);
     }
     archive.character_device("dev/console", 0o600, 5, 1);
-    archive.file("init", 0o755, agent.to_vec());
-    for (path, (mode, content)) in &toolbox.files {
-        archive.file(path, *mode, content.clone());
+    match init {
+        Init::Agent(agent, tools) => {
+            archive.file("init", 0o755, agent.clone());
+            for (path, (mode, content)) in tools {
+                archive.file(path, *mode, content.clone());
+            }
+            // The kernel calls it when it wants a file system or a protocol.
+            archive.symlink("sbin/modprobe", "../init");
+        }
+        Init::Words(busybox) => {
+            archive.file("bin/busybox", 0o755, busybox.clone());
+            archive.file("init", 0o755, include_bytes!("../../boot/no-agent.sh").to_vec());
+        }
     }
-    // The kernel calls it when it wants a file system or a protocol.
-    archive.symlink("sbin/modprobe", "../init");
     let folder = format!("lib/modules/{}", kernel.release);
     for file in &chosen.files {
         let path = kernel.modules.join(file);
         archive.file(&format!("{folder}/{file}"), 0o644, fs::read(&path).map_err(Error::file(path))?);
     }
+    let modules: Vec<PathBuf> = chosen.files.iter().map(|file| kernel.modules.join(file)).collect();
+    for (name, content) in firmware::wanted(scratch, &modules)? {
+        archive.file(&format!("lib/firmware/{name}"), 0o644, content);
+    }
     archive.file(&format!("{folder}/modules.dep"), 0o644, chosen.modules_dep.into_bytes());
     archive.file(&format!("{folder}/modules.alias"), 0o644, chosen.modules_alias.into_bytes());
     archive.file(&format!("{folder}/modules.softdep"), 0o644, chosen.modules_softdep.into_bytes());
-    let bytes = compress(&archive).map_err(Error::file("initrd.img"))?;
+    Ok((archive, chosen.files.len()))
+}
+
+fn pack(flavour: Flavour, archive: &Archive) -> Result<Vec<u8>, Error> {
+    let bytes = compress(archive).map_err(Error::file("initrd.img"))?;
     if flavour == Flavour::Virtual && bytes.len() as u64 > VIRTUAL_INITRAMFS_BYTES_MAX {
         return Err(Error::TooLarge { bytes: bytes.len() as u64, limit_bytes: VIRTUAL_INITRAMFS_BYTES_MAX });
     }
-    Ok((bytes, chosen.files.len()))
+    Ok(bytes)
 }
 
 fn compress(archive: &Archive) -> std::io::Result<Vec<u8>> {
@@ -179,42 +253,6 @@ fn compress(archive: &Archive) -> std::io::Result<Vec<u8>> {
     archive.emit(&mut encoder)?;
     encoder.flush()?;
     encoder.finish()
-}
-
-/// Boot programs: the name that firmware asks for, the package it is in (as a folder of the scratch and by its place among
-/// `packages`), and where it lies there. shim asks for GRUB by the name `grubx64.efi`.
-const BOOT_PROGRAMS: &[(&str, &str, usize, &str)] = &[
-    ("undionly.kpxe", "ipxe", 0, "usr/lib/ipxe/undionly.kpxe"),
-    ("snponly.efi", "ipxe", 0, "usr/lib/ipxe/snponly.efi"),
-    ("ipxe-arm64.efi", "ipxe", 0, "usr/lib/ipxe/ipxe-arm64.efi"),
-    ("shimx64.efi", "shim", 2, "usr/lib/shim/shimx64.efi.signed"),
-    ("grubx64.efi", "signed-grub", 3, "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"),
-];
-
-/// What firmware loads before the kernel, and what starts the local disk. `packages`: iPXE, GRUB, shim, signed GRUB.
-fn boot_programs(scratch: &Path, packages: &[Package]) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
-    let mut files = Vec::new();
-    for (name, folder, package, path) in BOOT_PROGRAMS {
-        let content = fs::read(scratch.join(folder).join(path));
-        let missing = |_| Error::NotInPackage { what: (*path).to_owned(), package: packages[*package].name.clone() };
-        files.push((*name, content.map_err(missing)?));
-    }
-    files.push(("local.efi", local_efi(scratch, &packages[1])?));
-    Ok(files)
-}
-
-fn local_efi(scratch: &Path, grub: &Package) -> Result<Vec<u8>, Error> {
-    let modules = scratch.join("grub/usr/lib/grub/x86_64-efi");
-    if !modules.is_dir() {
-        return Err(Error::NotInPackage { what: "usr/lib/grub/x86_64-efi".to_owned(), package: grub.name.clone() });
-    }
-    let (config, output) = (scratch.join("local.cfg"), scratch.join("local.efi"));
-    fs::write(&config, include_str!("../../boot/local.cfg")).map_err(Error::file(&config))?;
-    let mut command = Command::new("grub-mkimage");
-    command.args(["-O", "x86_64-efi", "-p", "/EFI", "-d"]).arg(&modules);
-    command.arg("-c").arg(&config).arg("-o").arg(&output).args(LOCAL_EFI_MODULES);
-    run(&mut command)?;
-    fs::read(&output).map_err(Error::file(output))
 }
 
 /// Writes the files into a folder of their own and then points `current` at it. A build that is there already (the same
@@ -284,8 +322,10 @@ mod tests {
             ("lib/modules/6.1.0-test/modules.order", b""),
             ("lib/modules/6.1.0-test/modules.builtin", b""),
         ];
-        let ipxe: &[(&str, &[u8])] =
-            &[(BOOT_PROGRAMS[0].3, b"bios"), (BOOT_PROGRAMS[1].3, b"uefi"), (BOOT_PROGRAMS[2].3, b"arm")];
+        let of = |name: &str| -> Vec<(&str, &[u8])> {
+            let own = programs::AMD64.iter().filter(|program| program.package == name);
+            own.map(|program| (program.path, program.name.as_bytes())).collect()
+        };
         fs::write(folder.join("agent"), b"\x7fELF static").unwrap();
         Some(Plan::new(Request {
             flavour: Flavour::Virtual,
@@ -295,11 +335,16 @@ mod tests {
             suite: None,
             kernel: None,
             kernel_deb: Some(package(folder, "linux-image-test", kernel)),
-            ipxe_deb: Some(package(folder, "ipxe", ipxe)),
+            ipxe_deb: Some(package(folder, "ipxe", &of("ipxe"))),
             grub_deb: Some(package(folder, "grub", &modules)),
-            shim_deb: Some(package(folder, "shim-signed", &[(BOOT_PROGRAMS[3].3, b"shim")])),
-            signed_grub_deb: Some(package(folder, "grub-signed", &[(BOOT_PROGRAMS[4].3, b"grub")])),
+            shim_deb: Some(package(folder, "shim-signed", &of("shim"))),
+            signed_grub_deb: Some(package(folder, "grub-signed", &of("signed-grub"))),
             tool_debs: Some(Vec::new()),
+            memtest_deb: Some(package(folder, "memtest86+", &of("memtest"))),
+            firmware: false,
+            arm64: false,
+            agent_arm64: None,
+            ia32: false,
         }))
     }
 
@@ -314,7 +359,7 @@ mod tests {
         assert_eq!(first, second);
         assert_eq!(bytes, fs::read(place.join("initrd.img")).unwrap());
         assert_eq!(current(&plan.output), Some(first.clone()));
-        assert_eq!(first.file("snponly.efi").map(|file| file.bytes), Some(4));
+        assert_eq!(first.file("snponly.efi").map(|file| file.bytes), Some(11));
 
         fs::write(&plan.agent, b"\x7fELF static, newer").unwrap();
         let (third, _) = build(&plan, Timestamp::default(), &mut |_| {}).unwrap();

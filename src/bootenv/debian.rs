@@ -52,6 +52,7 @@ impl Package {
 /// One suite of Debian's archive, seen through apt, and the packages of it that were downloaded before.
 pub struct Suite {
     name: String,
+    architecture: &'static str,
     cache: PathBuf,
     view: PathBuf,
 }
@@ -59,12 +60,15 @@ pub struct Suite {
 impl Suite {
     /// `cache` keeps package lists and packages from one build to the next. Lists older than a day are renewed; when that
     /// fails, the old ones serve.
-    pub fn open(name: &str, cache: &Path, now: Timestamp) -> Result<Suite, Error> {
-        let view = cache.join("apt").join(name);
+    pub fn open(name: &str, architecture: &'static str, cache: &Path, now: Timestamp) -> Result<Suite, Error> {
+        let view = match architecture {
+            "amd64" => cache.join("apt").join(name),
+            other => cache.join("apt").join(format!("{name}-{other}")),
+        };
         for folder in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(view.join(folder)).map_err(Error::file(&view))?;
         }
-        let suite = Suite { name: name.to_owned(), cache: cache.join("packages"), view };
+        let suite = Suite { name: name.to_owned(), architecture, cache: cache.join("packages"), view };
         fs::create_dir_all(&suite.cache).map_err(Error::file(&suite.cache))?;
         if !suite.lists_are_fresh(now) {
             let renewed = suite.write_sources().and_then(|()| suite.update());
@@ -83,7 +87,9 @@ impl Suite {
         {
             return Package::open(&self.cache.join(name));
         }
-        let resolved = self.resolve_meta(package)?;
+        // Lists that are kept may be older than the package, or of a component more than they were fetched for.
+        let anew = |_| self.write_sources().and_then(|()| self.update()).and_then(|()| self.resolve_meta(package));
+        let resolved = self.resolve_meta(package).or_else(anew)?;
         let name = self.file_name(&resolved)?;
         if !self.cache.join(&name).exists() {
             let fetch = || run(self.apt("apt-get").args(["-qq", "download", &resolved]).current_dir(&self.cache));
@@ -115,7 +121,8 @@ impl Suite {
         let mirror = mirror("Debian").ok_or(Error::NoMirror)?;
         let security = mirror_of_security(&mirror);
         let suite = &self.name;
-        let line = |site: &str, suite: &str| format!("deb [signed-by={KEYRING}] {site} {suite} main\n");
+        let line =
+            |site: &str, suite: &str| format!("deb [signed-by={KEYRING}] {site} {suite} main non-free-firmware\n");
         let text = line(&mirror, suite)
             + &line(&mirror, &format!("{suite}-updates"))
             + &line(&security, &format!("{suite}-security"));
@@ -152,8 +159,8 @@ impl Suite {
             set("Dir::State::lists", &self.view.join("lists")),
             set("Dir::State::status", Path::new("/dev/null")),
             set("Dir::Cache", &self.view.join("cache")),
-            "APT::Architecture=amd64".to_owned(),
-            "APT::Architectures=amd64".to_owned(),
+            format!("APT::Architecture={}", self.architecture),
+            format!("APT::Architectures={}", self.architecture),
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Languages=none".to_owned(),
         ] {

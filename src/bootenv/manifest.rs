@@ -25,6 +25,18 @@ pub struct Manifest {
     pub packages: Vec<Ingredient>,
     pub modules: usize,
     pub files: Vec<FileEntry>,
+    /// What is different for arm64 machines, when there are files for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arm64: Option<Second>,
+}
+
+/// The boot environment of a second architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Second {
+    pub kernel_release: String,
+    /// None where no agent was at hand: then it starts and can do nothing.
+    pub agent_sha256: Option<String>,
+    pub modules: usize,
 }
 
 /// A Debian package that went into the build.
@@ -75,6 +87,7 @@ impl Manifest {
             packages: packages.iter().map(Ingredient::of).collect(),
             modules,
             files,
+            arm64: None,
         }
     }
 
@@ -83,6 +96,6 @@ impl Manifest {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     hex::emit(&Sha256::digest(bytes))
 }

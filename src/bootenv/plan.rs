@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::firmware;
 use super::modules::Flavour;
 
 /// Largest initramfs that is built for virtual machines: one with 512 MB unpacks it beside the kernel.
@@ -11,8 +12,8 @@ pub const VIRTUAL_INITRAMFS_BYTES_MAX: u64 = 16 << 20;
 /// Where a Debian package comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// By name from a suite of Debian's archive.
-    Archive { package: String, suite: String },
+    /// By name from a suite of Debian's archive, for an architecture as Debian calls it.
+    Archive { package: String, suite: String, architecture: &'static str },
     /// A file at hand.
     File(PathBuf),
 }
@@ -45,6 +46,35 @@ pub struct Request {
     pub shim_deb: Option<PathBuf>,
     pub signed_grub_deb: Option<PathBuf>,
     pub tool_debs: Option<Vec<PathBuf>>,
+    pub memtest_deb: Option<PathBuf>,
+    /// Firmware files for the drivers of real machines.
+    pub firmware: bool,
+    /// Boot files for arm64 machines too.
+    pub arm64: bool,
+    /// The static agent for them. Without it their boot environment says that it cannot do anything.
+    pub agent_arm64: Option<PathBuf>,
+    /// Boot programs for UEFI firmware of 32 bits too (the processor must know 64).
+    pub ia32: bool,
+}
+
+/// What arm64 machines need besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arm64 {
+    pub kernel: Source,
+    pub grub: Source,
+    pub shim: Source,
+    pub signed_grub: Source,
+    /// Speaks in the agent's place where there is none.
+    pub busybox: Source,
+    pub agent: Option<PathBuf>,
+}
+
+/// What UEFI firmware of 32 bits needs besides. Debian has no iPXE for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ia32 {
+    /// The last Debian release that has it is 12.
+    pub shim: Source,
+    pub signed_grub: Source,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +90,11 @@ pub struct Plan {
     pub signed_grub: Source,
     /// mke2fs and its like, of Debian 12: newer ones make file systems that the boot loaders of older systems cannot read.
     pub tools: Tools,
+    pub memtest: Source,
+    /// Packages of firmware files, by name.
+    pub firmware: Vec<(&'static str, Source)>,
+    pub arm64: Option<Arm64>,
+    pub ia32: Option<Ia32>,
     pub agent: PathBuf,
     pub output: PathBuf,
     pub cache: PathBuf,
@@ -75,6 +110,11 @@ impl Plan {
         };
         let package = request.kernel.unwrap_or_else(|| kernel.to_owned());
         let suite = request.suite.unwrap_or_else(|| suite.to_owned());
+        let firmware = match request.flavour {
+            Flavour::Hardware if request.firmware => firmware::PACKAGES,
+            _ => &[],
+        };
+        let arm64 = request.arm64.then(|| Arm64::new(request.flavour, request.agent_arm64));
         Plan {
             flavour: request.flavour,
             kernel: source(request.kernel_deb, &package, &suite),
@@ -83,6 +123,13 @@ impl Plan {
             shim: source(request.shim_deb, "shim-signed", "trixie"),
             signed_grub: source(request.signed_grub_deb, "grub-efi-amd64-signed", "trixie"),
             tools: request.tool_debs.map_or(Tools::Archive { suite: "bookworm".to_owned() }, Tools::Files),
+            memtest: source(request.memtest_deb, "memtest86+", "trixie"),
+            firmware: firmware.iter().map(|name| (*name, archive(name, firmware::SUITE, "amd64"))).collect(),
+            arm64,
+            ia32: request.ia32.then(|| Ia32 {
+                shim: archive("shim-signed", "bookworm", "i386"),
+                signed_grub: archive("grub-efi-ia32-signed", "trixie", "i386"),
+            }),
             agent: request.agent,
             output: request.output,
             cache: request.cache,
@@ -90,15 +137,64 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Every package that is unpacked, with the name of the folder that it gets.
+    pub fn sources(&self) -> Vec<(&'static str, &Source)> {
+        let mut all = vec![
+            ("kernel", &self.kernel),
+            ("ipxe", &self.ipxe),
+            ("grub", &self.grub),
+            ("shim", &self.shim),
+            ("signed-grub", &self.signed_grub),
+            ("memtest", &self.memtest),
+        ];
+        all.extend(self.firmware.iter().map(|(name, source)| (*name, source)));
+        if let Some(arm64) = &self.arm64 {
+            all.extend([
+                ("arm64-kernel", &arm64.kernel),
+                ("arm64-grub", &arm64.grub),
+                ("arm64-shim", &arm64.shim),
+                ("arm64-signed-grub", &arm64.signed_grub),
+            ]);
+            all.extend(arm64.agent.is_none().then_some(("arm64-busybox", &arm64.busybox)));
+        }
+        if let Some(ia32) = &self.ia32 {
+            all.extend([("ia32-shim", &ia32.shim), ("ia32-signed-grub", &ia32.signed_grub)]);
+        }
+        all
+    }
+}
+
+impl Arm64 {
+    fn new(flavour: Flavour, agent: Option<PathBuf>) -> Arm64 {
+        let (kernel, suite) = match flavour {
+            Flavour::Virtual => ("linux-image-cloud-arm64", "bookworm"),
+            Flavour::Hardware => ("linux-image-arm64", "trixie"),
+        };
+        Arm64 {
+            kernel: archive(kernel, suite, "arm64"),
+            grub: archive("grub-efi-arm64-bin", "bookworm", "arm64"),
+            shim: archive("shim-signed", "trixie", "arm64"),
+            signed_grub: archive("grub-efi-arm64-signed", "trixie", "arm64"),
+            busybox: archive("busybox-static", "bookworm", "arm64"),
+            agent,
+        }
+    }
+}
+
 fn source(file: Option<PathBuf>, package: &str, suite: &str) -> Source {
-    let archive = || Source::Archive { package: package.to_owned(), suite: suite.to_owned() };
-    file.map_or_else(archive, Source::File)
+    file.map_or_else(|| archive(package, suite, "amd64"), Source::File)
+}
+
+fn archive(package: &str, suite: &str, architecture: &'static str) -> Source {
+    Source::Archive { package: package.to_owned(), suite: suite.to_owned(), architecture }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Archive { package, suite } => write!(f, "{package} of Debian {suite}"),
+            Source::Archive { package, suite, architecture: "amd64" } => write!(f, "{package} of Debian {suite}"),
+            Source::Archive { package, suite, architecture } => write!(f, "{package}:{architecture} of Debian {suite}"),
             Source::File(path) => write!(f, "{}", path.display()),
         }
     }
@@ -119,7 +215,22 @@ impl fmt::Display for Plan {
             Tools::Archive { suite } => writeln!(f, "  programs for steps  of Debian {suite}")?,
             Tools::Files(files) => writeln!(f, "  programs for steps  of {} package files", files.len())?,
         }
+        writeln!(f, "  memory test  {}", self.memtest)?;
+        if let (Some((first, _)), Some((last, _))) = (self.firmware.first(), self.firmware.last()) {
+            let (count, suite) = (self.firmware.len(), firmware::SUITE);
+            writeln!(f, "  firmware files  {first} to {last}, {count} packages of Debian {suite}")?;
+        }
         writeln!(f, "  agent    {}", self.agent.display())?;
+        if let Some(arm64) = &self.arm64 {
+            writeln!(f, "  arm64    {}, {} and {}", arm64.kernel, arm64.shim, arm64.signed_grub)?;
+            match &arm64.agent {
+                Some(agent) => writeln!(f, "  agent    {} for arm64", agent.display())?,
+                None => writeln!(f, "  agent    none for arm64: its boot environment starts and can do nothing")?,
+            }
+        }
+        if let Some(ia32) = &self.ia32 {
+            writeln!(f, "  UEFI of 32 bits  {} and {}", ia32.shim, ia32.signed_grub)?;
+        }
         write!(f, "  output   {}", self.output.display())
     }
 }

@@ -42,7 +42,7 @@ pub fn collect(source: &Tools, scratch: &Path, cache: &Path, now: Timestamp) -> 
         taken: BTreeSet::new(),
     };
     match source {
-        Tools::Archive { suite } => shelf.suite = Some(Suite::open(suite, cache, now)?),
+        Tools::Archive { suite } => shelf.suite = Some(Suite::open(suite, "amd64", cache, now)?),
         Tools::Files(files) if files.is_empty() => return Ok(Toolbox::default()),
         Tools::Files(files) => shelf.given = files.iter().map(|file| Package::open(file)).collect::<Result<_, _>>()?,
     }

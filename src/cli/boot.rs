@@ -51,6 +51,21 @@ pub(super) struct Build {
     /// Package file with programs that steps run, or with one of their libraries, instead of downloads; repeated
     #[arg(long = "tool-deb", value_name = "FILE")]
     tool_debs: Vec<PathBuf>,
+    /// `memtest86+` package file instead of a download
+    #[arg(long, value_name = "FILE")]
+    memtest_deb: Option<PathBuf>,
+    /// Leave out the firmware files that drivers of real machines load (flavour `hardware`)
+    #[arg(long)]
+    no_firmware: bool,
+    /// Boot files for arm64 machines too
+    #[arg(long)]
+    arm64: bool,
+    /// The static agent for arm64; without it their boot environment starts and says that it is missing
+    #[arg(long, value_name = "FILE", requires = "arm64")]
+    agent_arm64: Option<PathBuf>,
+    /// Boot programs for UEFI firmware of 32 bits too (the processor must know 64)
+    #[arg(long)]
+    ia32: bool,
     /// Keeps downloads from one build to the next [default: ~/.cache/remint]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -91,6 +106,11 @@ fn build(arguments: Build, context: &Context) -> Result<(), Failure> {
         shim_deb: arguments.shim_deb,
         signed_grub_deb: arguments.signed_grub_deb,
         tool_debs: (!arguments.tool_debs.is_empty()).then_some(arguments.tool_debs),
+        memtest_deb: arguments.memtest_deb,
+        firmware: !arguments.no_firmware,
+        arm64: arguments.arm64,
+        agent_arm64: arguments.agent_arm64,
+        ia32: arguments.ia32,
     });
     if dry_run {
         output::line(plan.to_string());

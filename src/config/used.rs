@@ -2,7 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use super::written::{Boot, DhcpMode, Reservation, Written};
+use super::scopes::scopes;
+use super::written::{Boot, DhcpMode, Written};
+use crate::dhcp::scope::{Scope, SubnetError};
 use crate::fleet::enrolment::Policy;
 use crate::fleet::rule::Rule;
 use crate::stdx::hint::Hint;
@@ -22,6 +24,8 @@ pub struct Used {
     pub interface: Interface,
     /// Address that machines are sent to.
     pub address: Ipv4Addr,
+    /// Every interface that is served, the first one included, with the address that its machines are sent to.
+    pub served: Vec<Interface>,
     pub names: Vec<String>,
     pub http_port: u16,
     pub https_port: u16,
@@ -37,12 +41,8 @@ pub struct Used {
 #[derive(Clone, Debug)]
 pub struct Dhcp {
     pub mode: DhcpMode,
-    pub range: (Ipv4Addr, Ipv4Addr),
-    pub lease_seconds: u32,
-    pub gateway: Option<Ipv4Addr>,
-    pub dns: Vec<Ipv4Addr>,
-    pub domain: Option<String>,
-    pub reservations: Vec<Reservation>,
+    /// What mode `server` gives addresses of: the interfaces' subnets in their order, then those of relays.
+    pub scopes: Vec<Scope>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +55,12 @@ pub enum Error {
     UnknownInterface { wanted: String, found: Vec<String> },
     #[error("the interface {interface} does not have the address {address}")]
     ForeignAddress { interface: String, address: Ipv4Addr },
-    #[error("the DHCP range {first} to {last} does not lie in the network of {interface}")]
-    Range { first: Ipv4Addr, last: Ipv4Addr, interface: String },
+    #[error("the DHCP range {first} to {last} does not lie in the network {network}")]
+    Range { first: Ipv4Addr, last: Ipv4Addr, network: String },
+    #[error("read a `[[dhcp.subnet]]`")]
+    Subnet(#[source] SubnetError),
+    #[error("a `[[boot.machine]]` has neither `mac` nor `model`, or both")]
+    BootMachine,
 }
 
 impl Hint for Error {
@@ -72,7 +76,9 @@ impl Hint for Error {
             Error::UnknownInterface { .. } | Error::ForeignAddress { .. } => {
                 "correct `[network]` in remint.toml".into()
             }
-            Error::Range { .. } => "correct `range` under `[dhcp]` in remint.toml".into(),
+            Error::Range { .. } => "correct `range` under `[dhcp]` or `[[dhcp.subnet]]` in remint.toml".into(),
+            Error::Subnet(_) => "correct `network` under `[[dhcp.subnet]]` in remint.toml".into(),
+            Error::BootMachine => "say which machines it is for, in one of the two ways".into(),
         })
     }
 }
@@ -102,12 +108,10 @@ pub fn resolve(written: Written, interfaces: &[Interface]) -> Result<Used, Error
     if !interfaces.iter().any(|other| other.name == interface.name && other.address == address) {
         return Err(Error::ForeignAddress { interface: interface.name, address });
     }
-    let network = Network::of(&interface);
-    let range = written.dhcp.range.map_or_else(|| network.upper_half(address), |[first, last]| (first, last));
-    if written.dhcp.mode == DhcpMode::Server
-        && !(network.contains(range.0) && network.contains(range.1) && range.0 <= range.1)
-    {
-        return Err(Error::Range { first: range.0, last: range.1, interface: interface.name });
+    let served = served(&written, Interface { address, ..interface.clone() }, interfaces)?;
+    let scopes = scopes(&written.dhcp, &served)?;
+    if written.boot.machine.iter().any(|one| one.mac.is_some() == one.model.is_some()) {
+        return Err(Error::BootMachine);
     }
     Ok(Used {
         address,
@@ -117,15 +121,8 @@ pub fn resolve(written: Written, interfaces: &[Interface]) -> Result<Used, Error
         https_port: written.network.https_port,
         tftp_port: written.network.tftp_port,
         tftp_single_port: written.network.tftp_single_port,
-        dhcp: Dhcp {
-            mode: written.dhcp.mode,
-            range,
-            lease_seconds: written.dhcp.lease_seconds,
-            gateway: written.dhcp.gateway,
-            dns: written.dhcp.dns,
-            domain: written.dhcp.domain,
-            reservations: written.dhcp.reservation,
-        },
+        served,
+        dhcp: Dhcp { mode: written.dhcp.mode, scopes },
         boot: written.boot,
         policy: Policy { continue_runs: written.enrolment.continue_runs },
         rules: written.enrolment.rule,
@@ -133,53 +130,40 @@ pub fn resolve(written: Written, interfaces: &[Interface]) -> Result<Used, Error
     })
 }
 
+/// The first interface and those of `more_interfaces`.
+fn served(written: &Written, first: Interface, interfaces: &[Interface]) -> Result<Vec<Interface>, Error> {
+    let mut served = vec![first];
+    for wanted in &written.network.more_interfaces {
+        let found = interfaces.iter().find(|interface| interface.name == *wanted);
+        let unknown = || Error::UnknownInterface { wanted: wanted.clone(), found: names(interfaces) };
+        let interface = found.ok_or_else(unknown)?;
+        if served.iter().all(|known| known.name != interface.name) {
+            served.push(interface.clone());
+        }
+    }
+    Ok(served)
+}
+
+fn names<'a>(interfaces: impl IntoIterator<Item = &'a Interface>) -> Vec<String> {
+    let mut names: Vec<String> = interfaces.into_iter().map(|interface| interface.name.clone()).collect();
+    names.dedup();
+    names
+}
+
 fn choose(written: &Written, interfaces: &[Interface]) -> Result<Interface, Error> {
-    let names = |interfaces: &[&Interface]| {
-        let mut names: Vec<String> = interfaces.iter().map(|interface| interface.name.clone()).collect();
-        names.dedup();
-        names
-    };
     if let Some(wanted) = &written.network.interface {
         let found = interfaces.iter().find(|interface| interface.name == *wanted);
-        let unknown =
-            || Error::UnknownInterface { wanted: wanted.clone(), found: names(&interfaces.iter().collect::<Vec<_>>()) };
+        let unknown = || Error::UnknownInterface { wanted: wanted.clone(), found: names(interfaces) };
         return found.cloned().ok_or_else(unknown);
     }
     let fits = |interface: &&Interface| interface.up && !interface.loopback;
     let with_address =
         |interface: &&Interface| written.network.address.is_none_or(|address| interface.address == address);
     let candidates: Vec<&Interface> = interfaces.iter().filter(fits).filter(with_address).collect();
-    match names(&candidates).as_slice() {
+    match names(candidates.iter().copied()).as_slice() {
         [] => Err(Error::NoInterface),
         [_] => Ok(candidates[0].clone()),
         many => Err(Error::ManyInterfaces(many.to_vec())),
-    }
-}
-
-/// An IPv4 network as first and last address.
-struct Network {
-    first: u32,
-    last: u32,
-}
-
-impl Network {
-    fn of(interface: &Interface) -> Network {
-        let (address, mask) = (interface.address.to_bits(), interface.netmask.to_bits());
-        Network { first: address & mask, last: address | !mask }
-    }
-
-    fn contains(&self, address: Ipv4Addr) -> bool {
-        (self.first..=self.last).contains(&address.to_bits())
-    }
-
-    /// The second half without the broadcast address, and without `own` where that is its last usable address.
-    fn upper_half(&self, own: Ipv4Addr) -> (Ipv4Addr, Ipv4Addr) {
-        let middle = self.first + (self.last - self.first) / 2 + 1;
-        let mut last = self.last.saturating_sub(1);
-        if last == own.to_bits() {
-            last = last.saturating_sub(1);
-        }
-        (Ipv4Addr::from_bits(middle), Ipv4Addr::from_bits(last))
     }
 }
 
@@ -198,11 +182,14 @@ mod tests {
         let one = interface("eth0", [10, 77, 0, 1]);
         let used = resolve(Written::default(), &[lo.clone(), one.clone()]).unwrap();
         assert_eq!((used.interface.name.as_str(), used.dhcp.mode), ("eth0", DhcpMode::Proxy));
-        assert_eq!(used.dhcp.range, ([10, 77, 0, 128].into(), [10, 77, 0, 254].into()));
+        assert_eq!(used.dhcp.scopes[0].range, ([10, 77, 0, 128].into(), [10, 77, 0, 254].into()));
         assert_eq!(used.https_url(), "https://10.77.0.1");
         assert!(matches!(resolve(Written::default(), &[lo]), Err(Error::NoInterface)));
+        let more = toml::from_str("[network]\ninterface = 'eth0'\nmore_interfaces = ['eth1']").unwrap();
         let two = [one, interface("eth1", [10, 78, 0, 1])];
         assert!(matches!(resolve(Written::default(), &two), Err(Error::ManyInterfaces(names)) if names.len() == 2));
+        let used = resolve(more, &two).unwrap();
+        assert_eq!(used.served.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["eth0", "eth1"]);
     }
 
     #[test]
@@ -214,6 +201,8 @@ mod tests {
             parse("[network]\ninterface='eth0'\naddress = '10.0.0.1'"),
             Err(Error::ForeignAddress { .. })
         ));
+        assert!(matches!(parse("[network]\nmore_interfaces=['eth9']"), Err(Error::UnknownInterface { .. })));
+        assert!(matches!(parse("[[boot.machine]]\nprogram = 'shim'"), Err(Error::BootMachine)));
         assert!(matches!(parse("[dhcp]\nmode='server'\nrange = ['10.0.0.1', '10.0.0.9']"), Err(Error::Range { .. })));
         assert!(toml::from_str::<Written>("[dhcp]\nmoed = 'server'").is_err(), "unknown keys are refused");
     }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use serde::Deserialize;
 
 use crate::fleet::rule::Rule;
+use crate::pxe::boot::{Program, Unknown};
 use crate::stdx::mac::MacAddr;
 
 /// The whole file. Unknown keys are refused, so that a typing error is not a silent default.
@@ -22,6 +23,8 @@ pub struct Written {
 pub struct Network {
     /// Interface to serve. Default: the only one that is up and has an IPv4 address.
     pub interface: Option<String>,
+    /// More interfaces to serve in the same way: VLANs, other subnets.
+    pub more_interfaces: Vec<String>,
     /// Address that machines are sent to. Default: the first IPv4 address of the interface.
     pub address: Option<Ipv4Addr>,
     /// Host names that stand in the appliance's certificate besides its addresses.
@@ -40,6 +43,7 @@ impl Default for Network {
     fn default() -> Network {
         Network {
             interface: None,
+            more_interfaces: Vec::new(),
             address: None,
             names: Vec::new(),
             http_port: 80,
@@ -80,6 +84,8 @@ pub struct Dhcp {
     pub domain: Option<String>,
     /// Addresses that belong to certain machines.
     pub reservation: Vec<Reservation>,
+    /// Subnets of the other interfaces and of relays.
+    pub subnet: Vec<Subnet>,
 }
 
 impl Default for Dhcp {
@@ -92,6 +98,7 @@ impl Default for Dhcp {
             dns: Vec::new(),
             domain: None,
             reservation: Vec::new(),
+            subnet: Vec::new(),
         }
     }
 }
@@ -103,24 +110,45 @@ pub struct Reservation {
     pub address: Ipv4Addr,
 }
 
-/// What a machine that nobody knows is given when it boots from the network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnknownMachine {
-    /// It shows its pairing code and waits for approval; its disk is not touched.
-    #[default]
-    BootEnvironment,
-    /// It boots its disk as if Remint were not there.
-    LocalDisk,
+/// A subnet that mode `server` gives addresses of, besides that of the first interface.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subnet {
+    /// `10.78.0.0/24`: that of an interface, or one that a relay asks for.
+    pub network: String,
+    /// First and last address. Default: the upper half.
+    pub range: Option<[Ipv4Addr; 2]>,
+    /// Default: that of `[dhcp]`.
+    pub lease_seconds: Option<u32>,
+    /// Default: none.
+    pub gateway: Option<Ipv4Addr>,
+    /// Default: those of `[dhcp]`.
+    pub dns: Option<Vec<Ipv4Addr>>,
+    /// Default: that of `[dhcp]`.
+    pub domain: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Boot {
-    /// `boot-environment` (default) or `local-disk`.
-    pub unknown: UnknownMachine,
+    /// `boot-environment` (default), `local-disk` or `ignore`.
+    pub unknown: Unknown,
+    /// The boot program of UEFI machines: `auto` (default), `ipxe` or `shim`.
+    pub program: Program,
+    /// Other boot programs for single machines and for models.
+    pub machine: Vec<MachineProgram>,
     /// More words for the kernel command line of the boot environment, for instance `console=ttyS1,115200`.
     pub kernel_arguments: String,
+}
+
+/// The boot program of one machine or of a model; one of `mac` and `model` is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineProgram {
+    pub mac: Option<MacAddr>,
+    /// Part of the model's name; a machine is known by it from its first check-in on.
+    pub model: Option<String>,
+    pub program: Program,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::dhcp::packet::{MessageType, Operation, Packet, code};
 use crate::dhcp::request::Request;
+use crate::dhcp::server::Notice;
 use crate::stdx::mac::MacAddr;
 
 /// The network card that a packet came in on, as the answer needs it.
@@ -44,6 +45,9 @@ pub trait Booting: Send + Sync {
 
     /// A client took the offer of a server, ours or another: whose address it has from now on.
     fn took(&self, _mac: MacAddr, _server: Ipv4Addr, _address: Ipv4Addr) {}
+
+    /// Something about this request that whoever runs the network should know.
+    fn noticed(&self, _request: &Request, _notice: &Notice) {}
 }
 
 impl<F: Fn(&Interface, Role, &Request) -> Option<BootPart> + Send + Sync> Booting for F {

@@ -33,6 +33,28 @@ impl Subnet {
     }
 }
 
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is no network in the form 10.77.0.0/24")]
+pub struct SubnetError(String);
+
+impl std::str::FromStr for Subnet {
+    type Err = SubnetError;
+
+    fn from_str(text: &str) -> Result<Subnet, SubnetError> {
+        let wrong = || SubnetError(text.to_owned());
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let (address, prefix) = (address.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
+        let subnet = Subnet::of(address, prefix);
+        if prefix > 32 || subnet.address != address { Err(wrong()) } else { Ok(subnet) }
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
 fn mask_bits(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
@@ -127,6 +149,15 @@ mod tests {
         check(16, "255.255.0.0", "172.16.255.255");
         check(30, "255.255.255.252", "172.16.5.11");
         check(32, "255.255.255.255", "172.16.5.9");
+    }
+
+    #[test]
+    fn networks_are_read_and_what_is_none_is_refused() {
+        assert_eq!("10.77.0.0/24".parse(), Ok(Subnet::of(Ipv4Addr::new(10, 77, 0, 9), 24)));
+        for wrong in ["10.77.0.0", "10.77.0.1/24", "10.77.0.0/33", "a/24", "10.77.0.0/"] {
+            assert!(wrong.parse::<Subnet>().is_err(), "{wrong}");
+        }
+        assert_eq!("10.77.0.0/24".parse::<Subnet>().unwrap().to_string(), "10.77.0.0/24");
     }
 
     #[test]

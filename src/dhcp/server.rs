@@ -26,6 +26,10 @@ pub struct Outcome {
     pub store: Option<Lease>,
     /// What somebody who runs the network should know.
     pub notice: Option<Notice>,
+    /// The address that the reply offers for the first time: somebody may sit on it without asking anybody, so it is
+    /// probed before the offer leaves. Only where the client is on our own link; a relayed client probes for itself and
+    /// declines (RFC 2131 section 3.1 step 5).
+    pub probe: Option<Ipv4Addr>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -36,6 +40,8 @@ pub enum Notice {
     PoolEmpty(String, crate::stdx::mac::MacAddr),
     #[error("machine {mac} found {address} in use by somebody else; it rests for {seconds} s")]
     Declined { mac: crate::stdx::mac::MacAddr, address: Ipv4Addr, seconds: u32 },
+    #[error("{address} is in use by {intruder}, which no server gave it to: it rests for {seconds} s")]
+    InUse { address: Ipv4Addr, intruder: crate::stdx::mac::MacAddr, seconds: u32 },
     #[error("the relay {0} is in none of the subnets that this server serves")]
     UnknownLink(Ipv4Addr),
 }
@@ -79,6 +85,23 @@ impl Server {
         }
     }
 
+    /// A probe was answered: somebody else sits on the address that was to be offered. It rests; the lease is to be
+    /// stored, and the client's request is to be handled again.
+    pub fn in_use(
+        &mut self,
+        now: Timestamp,
+        address: Ipv4Addr,
+        intruder: crate::stdx::mac::MacAddr,
+    ) -> Option<(Lease, Notice)> {
+        let (scope, leases) = self.scopes.iter_mut().find(|(scope, _)| scope.subnet.contains(address))?;
+        let offered = leases.at(address).filter(|lease| lease.state == State::Offered)?;
+        let seconds = scope.probation_seconds;
+        let expires = now.plus_seconds(i64::from(seconds));
+        let lease = Lease { state: State::Declined, stored: now, expires, ..offered.clone() };
+        leases.put(lease.clone());
+        Some((lease, Notice::InUse { address, intruder, seconds }))
+    }
+
     pub fn lease(&self, address: Ipv4Addr) -> Option<&Lease> {
         self.scopes.iter().find_map(|(_, leases)| leases.at(address))
     }
@@ -105,12 +128,14 @@ impl Exchange<'_> {
         };
         let bound =
             self.own_lease().is_some_and(|l| l.address == address && l.state == State::Bound && l.is_live(self.now));
+        let held = self.own_lease().is_some_and(|l| l.address == address && l.is_live(self.now));
         if !bound {
             let mut lease = self.lease_until(address, OFFER_SECONDS);
             lease.state = State::Offered;
             self.leases.put(lease);
         }
-        self.outcome(self.grant(MessageType::Offer, address, self.scope.lease_seconds), None)
+        let probe = (!held && self.request.relay.is_none()).then_some(address);
+        Outcome { probe, ..self.outcome(self.grant(MessageType::Offer, address, self.scope.lease_seconds), None) }
     }
 
     /// The order of RFC 2131 section 4.3.1: what is reserved for the client, what it has or had, what it asks for, a
@@ -193,7 +218,7 @@ impl Exchange<'_> {
         let lease = Lease { state: State::Declined, ..self.lease_until(address, i64::from(seconds)) };
         self.leases.put(lease.clone());
         let notice = Notice::Declined { mac: self.request.mac, address, seconds };
-        Outcome { reply: None, store: Some(lease), notice: Some(notice) }
+        Outcome { store: Some(lease), notice: Some(notice), ..Outcome::default() }
     }
 
     fn release(&mut self, address: Ipv4Addr) -> Outcome {
@@ -288,7 +313,7 @@ impl Exchange<'_> {
     }
 
     fn outcome(&self, packet: Packet, store: Option<Lease>) -> Outcome {
-        Outcome { reply: Some(reply::finish(packet, self.request)), store, notice: None }
+        Outcome { reply: Some(reply::finish(packet, self.request)), store, notice: None, probe: None }
     }
 }
 

@@ -4,13 +4,15 @@
 //! privileges are dropped; [`Sockets::serve`] runs until it is told to stop. Requests that have arrived together are
 //! answered together: their leases go to disk in one transaction, then their replies leave.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::time::Instant;
 
 use crate::db::Db;
 use crate::dhcp::db;
@@ -20,9 +22,10 @@ use crate::dhcp::proxy;
 use crate::dhcp::reply::{BootAnswer, Destination, Interface, Reply, Role};
 use crate::dhcp::request::{Request, Wish};
 use crate::dhcp::scope::Scope;
-use crate::dhcp::server::{Notice, OtherServer, Server};
+use crate::dhcp::server::{Notice, OtherServer, Outcome, Server};
+use crate::stdx::arp::Arp;
 use crate::stdx::datagram;
-use crate::stdx::frame::{FrameSocket, udp_datagram};
+use crate::stdx::frame::{ArpSocket, FrameSocket, udp_datagram};
 use crate::stdx::hint::Hint;
 use crate::stdx::mac::MacAddr;
 use crate::stdx::time::Clock;
@@ -31,6 +34,11 @@ use crate::stdx::time::Clock;
 const BATCH_MAX: usize = 256;
 /// Receive buffer of the server port: a thousand requests that come in while a batch is written.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// Offers that wait for the answer to a probe at most; in a rush, offers leave unprobed rather than late.
+const PROBES_MAX: usize = 64;
+/// How long a probe waits: somebody on the same link answers within a millisecond, from its sleep within a tenth of a
+/// second; firmware waits for offers for a second at least.
+const PROBE_WAIT: Duration = Duration::from_millis(250);
 /// Other servers that are remembered as reported; a flood of made-up ones is not a flood of log lines.
 const REPORTED_MAX: usize = 64;
 
@@ -46,14 +54,22 @@ pub struct Settings {
     pub ports: Ports,
 }
 
+/// The decisions and leases of the full server: one for all interfaces, because a relay may come in by any.
+pub type Shared = Arc<Mutex<Server>>;
+
 /// Default: `Proxy`.
 #[derive(Clone, Debug, Default)]
 pub enum Mode {
     /// Beside the network's own server: boot parts only.
     #[default]
     Proxy,
-    /// The only DHCP server of these subnets (more than one when relays ask).
-    Server(Vec<Scope>),
+    /// The only DHCP server of its subnets.
+    Server(Shared),
+}
+
+/// A full server of these subnets with the leases that `db` remembers.
+pub fn share(scopes: Vec<Scope>, db: &Db) -> Result<Shared, Error> {
+    Ok(Arc::new(Mutex::new(Server::new(scopes, db::load(db)?))))
 }
 
 /// Default: 67, 68 and 4011, as the standards have them.
@@ -107,6 +123,11 @@ pub struct Sockets {
     server: UdpSocket,
     boot_server: UdpSocket,
     frames: FrameSocket,
+    arp: ArpSocket,
+    /// A second handle of the same socket, by which the runtime knows when something has come in.
+    arp_ready: UdpSocket,
+    /// The interface's hardware address, which probes name as their sender.
+    own: MacAddr,
 }
 
 /// Takes the ports of one interface. Must be called within a tokio runtime.
@@ -114,6 +135,8 @@ pub fn bind(settings: Settings) -> Result<Sockets, Error> {
     let name = &settings.interface;
     let interface_index = nix::net::if_::if_nametoindex(name.as_str())
         .map_err(|source| Error::Interface { interface: name.clone(), source })?;
+    let arp = ArpSocket::open(interface_index).map_err(Error::Frame)?;
+    let arp_ready = arp.as_fd().try_clone_to_owned().map(std::net::UdpSocket::from).and_then(UdpSocket::from_std);
     let open = |port| udp(name, port).map_err(|source| Error::Bind { interface: name.clone(), port, source });
     Ok(Sockets {
         interface: Interface { name: name.clone(), address: settings.address, prefix: settings.prefix },
@@ -121,8 +144,18 @@ pub fn bind(settings: Settings) -> Result<Sockets, Error> {
         server: open(settings.ports.server)?,
         boot_server: open(settings.ports.boot_server)?,
         frames: FrameSocket::open().map_err(Error::Frame)?,
+        arp,
+        arp_ready: arp_ready.map_err(Error::Frame)?,
+        own: hardware_address(name),
         settings,
     })
+}
+
+fn hardware_address(interface: &str) -> MacAddr {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let own = all.filter(|entry| entry.interface_name == interface);
+    let mut octets = own.filter_map(|entry| entry.address?.as_link_addr()?.addr());
+    MacAddr(octets.next().unwrap_or_default())
 }
 
 /// Bound to the device, so that packets of interfaces never mix, and to all addresses, so that broadcasts arrive.
@@ -148,9 +181,10 @@ impl Sockets {
     ) -> Result<(), Error> {
         let server = match &self.settings.mode {
             Mode::Proxy => None,
-            Mode::Server(scopes) => Some(Server::new(scopes.clone(), db::load(&db)?)),
+            Mode::Server(shared) => Some(shared.clone()),
         };
-        let mut service = Service { sockets: self, server, db, clock, boot, reported: HashSet::new() };
+        let held = VecDeque::new();
+        let mut service = Service { sockets: self, server, db, clock, boot, reported: HashSet::new(), held };
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -159,6 +193,12 @@ impl Sockets {
                 batch = receive(&service.sockets.server) => {
                     let port = service.sockets.settings.ports.server;
                     service.answer(batch.map_err(|source| Error::Receive { port, source })?).await;
+                }
+                answered = probe_answer(&service.sockets), if !service.held.is_empty() => {
+                    service.probe_answered(answered).await;
+                }
+                () = until(service.held.front().map(|held| held.due)), if !service.held.is_empty() => {
+                    service.send_held().await;
                 }
                 batch = receive(&service.sockets.boot_server) => {
                     let port = service.sockets.settings.ports.boot_server;
@@ -193,44 +233,112 @@ async fn receive(socket: &UdpSocket) -> io::Result<Vec<Datagram>> {
     }
 }
 
+async fn until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+/// The next ARP packet; one that came in before a probe went out answers none.
+async fn probe_answer(sockets: &Sockets) -> Option<Arp> {
+    sockets.arp_ready.async_io(tokio::io::Interest::READABLE, || sockets.arp.receive()).await.ok()
+}
+
+/// An offer that waits for the answer to its probe.
+struct Held {
+    due: Instant,
+    address: Ipv4Addr,
+    request: Request,
+    reply: Reply,
+}
+
 struct Service {
     sockets: Sockets,
     /// Present in full mode.
-    server: Option<Server>,
+    server: Option<Shared>,
     db: Arc<Db>,
     clock: Arc<dyn Clock>,
     boot: Arc<BootAnswer>,
     /// Other servers that were reported already.
     reported: HashSet<(Ipv4Addr, MacAddr)>,
+    /// In the order in which they are due.
+    held: VecDeque<Held>,
 }
 
 impl Service {
     /// Port 67: decides for each request, stores the leases together, then sends.
     async fn answer(&mut self, batch: Vec<Datagram>) {
-        let (mut leases, mut replies) = (Vec::new(), Vec::new());
-        for (bytes, from) in batch {
-            let Some(request) = read(&bytes, from) else { continue };
-            if let Wish::Select { server, address } = request.wish {
-                self.boot.took(request.mac, server, address);
-            }
-            let interface = &self.sockets.interface;
-            let (reply, notice) = match &mut self.server {
-                Some(server) => {
-                    let outcome = server.handle(self.clock.now(), interface, &request, &*self.boot);
-                    leases.extend(outcome.store);
-                    (outcome.reply, outcome.notice)
-                }
-                None => (proxy::handle(interface, &request, &*self.boot), None),
-            };
-            replies.extend(reply);
-            if let Some(notice) = notice {
-                self.report(notice);
-            }
-        }
+        let requests = batch.iter().filter_map(|(bytes, from)| read(bytes, *from)).collect();
+        let (leases, replies) = self.decide(requests);
         if self.store(leases).await {
             for reply in replies {
                 self.send(&reply).await;
             }
+        }
+    }
+
+    /// What is to be stored and what is to be sent then. Offers whose address is probed first are held back.
+    fn decide(&mut self, requests: Vec<Request>) -> (Vec<Lease>, Vec<Reply>) {
+        let (mut leases, mut replies) = (Vec::new(), Vec::new());
+        for request in requests {
+            if let Wish::Select { server, address } = request.wish {
+                self.boot.took(request.mac, server, address);
+            }
+            let interface = &self.sockets.interface;
+            let outcome = match &self.server {
+                Some(server) => {
+                    let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
+                    server.handle(self.clock.now(), interface, &request, &*self.boot)
+                }
+                None => Outcome { reply: proxy::handle(interface, &request, &*self.boot), ..Outcome::default() },
+            };
+            leases.extend(outcome.store);
+            if let Some(notice) = outcome.notice {
+                self.boot.noticed(&request, &notice);
+                self.report(notice);
+            }
+            match (outcome.reply, outcome.probe) {
+                (Some(reply), Some(address)) if self.probe(address) => {
+                    let due = Instant::now() + PROBE_WAIT;
+                    self.held.push_back(Held { due, address, request, reply });
+                }
+                (reply, _) => replies.extend(reply),
+            }
+        }
+        (leases, replies)
+    }
+
+    /// Asks who has the address; false where there is no asking now.
+    fn probe(&self, address: Ipv4Addr) -> bool {
+        let Sockets { arp, own, .. } = &self.sockets;
+        self.held.len() < PROBES_MAX && arp.broadcast(&Arp::probe(*own, address)).is_ok()
+    }
+
+    /// Somebody said where an address is. When that is one that waits to be offered, and not the client itself, the
+    /// client gets another.
+    async fn probe_answered(&mut self, answer: Option<Arp>) {
+        let Some(Arp { sender, sender_mac, .. }) = answer else { return };
+        let sits = |held: &Held| held.address == sender && held.request.mac != sender_mac;
+        let Some(held) = self.held.iter().position(sits).and_then(|place| self.held.remove(place)) else { return };
+        let in_use = self.server.as_ref().and_then(|server| {
+            server.lock().unwrap_or_else(PoisonError::into_inner).in_use(self.clock.now(), sender, sender_mac)
+        });
+        let Some((resting, notice)) = in_use else { return };
+        self.boot.noticed(&held.request, &notice);
+        self.report(notice);
+        let (mut leases, replies) = self.decide(vec![held.request]);
+        leases.push(resting);
+        if self.store(leases).await {
+            for reply in replies {
+                self.send(&reply).await;
+            }
+        }
+    }
+
+    async fn send_held(&mut self) {
+        let now = Instant::now();
+        while let Some(held) = self.held.pop_front_if(|held| held.due <= now) {
+            self.send(&held.reply).await;
         }
     }
 

@@ -23,6 +23,15 @@ struct Maps {
     by_uuid: HashMap<String, MachineId>,
     by_mac: HashMap<MacAddr, MachineId>,
     next_boot: HashMap<MachineId, NextBoot>,
+    model: HashMap<MachineId, String>,
+}
+
+impl Maps {
+    /// The UUID counts more than the address, because adapters are lent.
+    fn machine(&self, mac: Option<MacAddr>, uuid: Option<&str>) -> Option<&MachineId> {
+        let by_uuid = uuid.and_then(|uuid| self.by_uuid.get(&uuid.to_ascii_lowercase()));
+        by_uuid.or_else(|| mac.and_then(|mac| self.by_mac.get(&mac)))
+    }
 }
 
 impl Directory {
@@ -37,15 +46,21 @@ impl Directory {
         for mac in &machine.identity.macs {
             maps.by_mac.insert(*mac, machine.id.clone());
         }
+        if let Some(model) = &machine.identity.model {
+            maps.model.insert(machine.id.clone(), model.clone());
+        }
         maps.next_boot.insert(machine.id.clone(), machine.next_boot);
     }
 
-    /// The UUID counts more than the address, because adapters are lent.
+    /// The model of a machine that is known.
+    pub fn model(&self, mac: Option<MacAddr>, uuid: Option<&str>) -> Option<String> {
+        let maps = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        maps.machine(mac, uuid).and_then(|machine| maps.model.get(machine)).cloned()
+    }
+
     pub fn assignment(&self, mac: Option<MacAddr>, uuid: Option<&str>) -> Assignment {
         let maps = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let by_uuid = uuid.and_then(|uuid| maps.by_uuid.get(&uuid.to_ascii_lowercase()));
-        let machine = by_uuid.or_else(|| mac.and_then(|mac| maps.by_mac.get(&mac)));
-        match machine.and_then(|id| Some((id, maps.next_boot.get(id)?))) {
+        match maps.machine(mac, uuid).and_then(|id| Some((id, maps.next_boot.get(id)?))) {
             None => Assignment::Unknown,
             Some((id, NextBoot::BootEnvironment)) => Assignment::BootEnvironment { machine: id.clone() },
             Some((id, NextBoot::LocalDisk)) => Assignment::LocalDisk { machine: id.clone() },

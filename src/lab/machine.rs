@@ -15,9 +15,13 @@ use super::qmp::Qmp;
 use super::scenario::{DiskBus, Firmware, MachineSpec, NetworkCard};
 use super::timeline::Timeline;
 
-/// UEFI firmware and its empty variables, as Debian's `ovmf` lays them.
+/// UEFI firmware and its variables, as Debian's `ovmf` and `qemu-efi-aarch64` lay them: empty, or with Microsoft's keys and
+/// Secure Boot on (which this firmware enforces without system management mode too).
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+const OVMF_VARS_SECURE: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+const ARM64_CODE: &str = "/usr/share/AAVMF/AAVMF_CODE.fd";
+const ARM64_VARS: &str = "/usr/share/AAVMF/AAVMF_VARS.fd";
 
 pub struct Machine {
     pub spec: MachineSpec,
@@ -45,8 +49,8 @@ impl Machine {
         let disk = folder.join("disk.raw");
         let made = File::create(&disk).and_then(|file| file.set_len(u64::from(spec.disk_mib) << 20));
         made.map_err(Error::file(disk))?;
-        if spec.firmware == Firmware::Uefi {
-            fs::copy(OVMF_VARS, folder.join("vars.fd")).map_err(Error::file(OVMF_VARS))?;
+        if let Some((_, variables)) = firmware_files(spec.firmware) {
+            fs::copy(variables, folder.join("vars.fd")).map_err(Error::file(variables))?;
         }
         network.add_tap(&tap(place))?;
         let console = Console::new(&folder.join("serial.log"), Some((spec.name.clone(), timeline.clone())))?;
@@ -55,13 +59,17 @@ impl Machine {
 
     pub fn power_on(&mut self, network: &Network) -> Result<(), Error> {
         self.cut();
-        let mut command = network.command("qemu-system-x86_64");
+        let program = match self.spec.firmware {
+            Firmware::UefiArm64 => "qemu-system-aarch64",
+            _ => "qemu-system-x86_64",
+        };
+        let mut command = network.command(program);
         command.args(arguments(&self.spec, self.place, self.accelerator)).current_dir(&self.folder);
         let log = self.folder.join("qemu.log");
         let log = File::options().create(true).append(true).open(&log).map_err(Error::file(log))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let _ = fs::remove_file(self.folder.join("qmp"));
-        let mut process = command.spawn().map_err(Error::missing("qemu-system-x86_64"))?;
+        let mut process = command.spawn().map_err(Error::missing(program))?;
         self.console.close(false);
         if let Some(serial) = process.stdout.take() {
             let console = self.console.clone();
@@ -146,22 +154,40 @@ fn tap(place: usize) -> String {
     format!("tap{place}")
 }
 
+/// Code and variables; none for BIOS, which QEMU brings.
+fn firmware_files(firmware: Firmware) -> Option<(&'static str, &'static str)> {
+    match firmware {
+        Firmware::Bios => None,
+        Firmware::UefiArm64 => Some((ARM64_CODE, ARM64_VARS)),
+        firmware if firmware.has_secure_boot() => Some((OVMF_CODE, OVMF_VARS_SECURE)),
+        _ => Some((OVMF_CODE, OVMF_VARS)),
+    }
+}
+
 /// QEMU's arguments. File names are relative to the machine's folder.
 fn arguments(spec: &MachineSpec, place: usize, accelerator: Accelerator) -> Vec<String> {
     let mut list: Vec<String> = Vec::new();
     let mut add = |parts: &[&str]| list.extend(parts.iter().map(|part| (*part).to_owned()));
-    add(&["-name", &spec.name, "-nodefaults", "-no-user-config", "-accel", accelerator.argument()]);
-    // graphics=off makes SeaBIOS speak on the serial port as well; the screen is still there for photographs.
-    add(&["-M", "q35,graphics=off", "-vga", "std", "-display", "none"]);
-    add(&["-cpu", "max", "-smp", &spec.cpus.to_string(), "-m", &spec.memory_mib.to_string()]);
+    add(&["-name", &spec.name, "-nodefaults", "-no-user-config", "-display", "none"]);
+    match spec.firmware {
+        Firmware::UefiArm64 => {
+            add(&["-accel", Accelerator::Tcg.argument(), "-M", "virt", "-cpu", "cortex-a57"]);
+        }
+        // graphics=off makes SeaBIOS speak on the serial port as well; the screen is still there for photographs.
+        _ => add(&["-accel", accelerator.argument(), "-M", "q35,graphics=off", "-vga", "std", "-cpu", "max"]),
+    }
+    add(&["-smp", &spec.cpus.to_string(), "-m", &spec.memory_mib.to_string()]);
     add(&["-serial", "stdio", "-qmp", "unix:qmp,server=on,wait=off"]);
     let identity = format!("serial={},uuid={}", spec.serial_at(place), spec.uuid_at(place));
     add(&["-smbios", &format!("type=1,manufacturer=Remint,product=Lab,{identity}")]);
-    if spec.firmware == Firmware::Uefi {
-        add(&["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}")]);
+    if let Some((code, _)) = firmware_files(spec.firmware) {
+        add(&["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")]);
         add(&["-drive", "if=pflash,format=raw,unit=1,file=vars.fd"]);
         // Where IPv4 fails, IPv6 would be tried for a minute.
         add(&["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
+    }
+    if spec.firmware.is_http() {
+        add(&["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
     }
     add(&["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", tap(place))]);
     add(&["-device", &network_card(spec, place)]);
@@ -176,10 +202,12 @@ fn arguments(spec: &MachineSpec, place: usize, accelerator: Accelerator) -> Vec<
 /// brings its ROM along.
 fn network_card(spec: &MachineSpec, place: usize) -> String {
     let mac = spec.mac_at(place);
-    match (spec.network_card, spec.firmware) {
-        (NetworkCard::Virtio, Firmware::Uefi) => format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1,romfile="),
-        (NetworkCard::Virtio, Firmware::Bios) => format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1"),
-        (NetworkCard::E1000, _) => format!("e1000,netdev=net,mac={mac},bootindex=1"),
+    match spec.network_card {
+        NetworkCard::Virtio if spec.firmware.is_uefi() => {
+            format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1,romfile=")
+        }
+        NetworkCard::Virtio => format!("virtio-net-pci,netdev=net,mac={mac},bootindex=1"),
+        NetworkCard::E1000 => format!("e1000,netdev=net,mac={mac},bootindex=1"),
     }
 }
 
@@ -216,6 +244,15 @@ pub fn try_kernel(boot: &Path, words: &str, accelerator: Accelerator, limit: Dur
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_firmware_has_its_processor_its_variables_and_its_way() {
+        let of = |firmware| arguments(&MachineSpec::new("a", firmware), 0, Accelerator::Kvm).join(" ");
+        assert!(of(Firmware::UefiHttp).contains("IPv4PXESupport,string=n"));
+        assert!(!of(Firmware::UefiSecureBoot).contains("IPv4PXESupport"));
+        assert!(of(Firmware::UefiArm64).contains("-accel tcg") && of(Firmware::UefiArm64).contains("AAVMF"));
+        assert_eq!(firmware_files(Firmware::UefiHttpSecureBoot), Some((OVMF_CODE, OVMF_VARS_SECURE)));
+    }
 
     #[test]
     fn machines_of_one_lab_differ_in_address_tap_and_identity() {

@@ -4,7 +4,7 @@
 //! network = "proxy"            # or "server": Remint gives the addresses itself
 //! [[machine]]
 //! name = "bench-1"
-//! firmware = "bios"            # or "uefi"
+//! firmware = "bios"            # or "uefi", "uefi-secure-boot", "uefi-http", "uefi-http-secure-boot", "uefi-arm64"
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -75,7 +75,31 @@ pub struct MachineSpec {
 pub enum Firmware {
     #[default]
     Bios,
+    /// x64, by PXE first.
     Uefi,
+    /// The same with Secure Boot on and Microsoft's keys.
+    UefiSecureBoot,
+    /// x64, by HTTP Boot alone.
+    UefiHttp,
+    /// The same with Secure Boot on.
+    UefiHttpSecureBoot,
+    /// arm64, by PXE first; always emulated.
+    UefiArm64,
+}
+
+impl Firmware {
+    pub fn is_uefi(self) -> bool {
+        self != Firmware::Bios
+    }
+
+    /// PXE is switched off in the firmware.
+    pub fn is_http(self) -> bool {
+        matches!(self, Firmware::UefiHttp | Firmware::UefiHttpSecureBoot)
+    }
+
+    pub fn has_secure_boot(self) -> bool {
+        matches!(self, Firmware::UefiSecureBoot | Firmware::UefiHttpSecureBoot)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

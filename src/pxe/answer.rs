@@ -30,6 +30,7 @@ impl Booting for Answer {
         let Netboot { directory, config, recorder, .. } = &self.0;
         let mut client = Client::from_dhcp(request)?;
         client.past = recorder.past(client.mac);
+        client.model = directory.model(client.mac, client.uuid.as_deref());
         let assignment = directory.assignment(client.mac, client.uuid.as_deref());
         let boot = decide(&client, &assignment, config);
         recorder.asked(&client, &boot);

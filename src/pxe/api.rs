@@ -51,7 +51,7 @@ async fn ipxe(State(netboot): State<Netboot>, headers: HeaderMap, Query(query): 
     let server = asked_address(&headers).unwrap_or(netboot.address);
     let text = match &boot {
         Boot::BootEnvironment { kernel, .. } if netboot.files.content(kernel).is_none() => {
-            script::ipxe_without_files(&netboot.config, server)
+            script::ipxe_without_files(&client, &netboot.config, server)
         }
         boot => script::ipxe(boot, &client, &netboot.config, server),
     };

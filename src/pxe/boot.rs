@@ -8,7 +8,8 @@ use crate::pxe::client::{Client, Firmware, Stage, Transport};
 use crate::stdx::mac::MacAddr;
 
 /// What firmware loads first.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Program {
     /// iPXE first, because it is faster; shim for HTTP Boot, and for a machine whose firmware did not start iPXE.
     #[default]
@@ -29,7 +30,8 @@ pub enum Past {
 }
 
 /// What a machine boots that nobody knows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Unknown {
     /// It checks in, shows its pairing code and waits for approval.
     #[default]
@@ -56,6 +58,9 @@ pub struct Config {
     pub program: Program,
     /// Another boot program for single machines.
     pub program_of: BTreeMap<MacAddr, Program>,
+    /// Another boot program for models: part of the name, in lower case. The first that fits counts; a single machine's
+    /// own goes before it.
+    pub program_of_model: Vec<(String, Program)>,
 }
 
 impl Default for Config {
@@ -68,11 +73,23 @@ impl Default for Config {
             unknown: Unknown::default(),
             program: Program::default(),
             program_of: BTreeMap::new(),
+            program_of_model: Vec::new(),
         }
     }
 }
 
 impl Config {
+    /// What was written for this machine or its model.
+    fn program_for(&self, client: &Client) -> Option<Program> {
+        let own = client.mac.and_then(|mac| self.program_of.get(&mac)).copied();
+        let model = client.model.as_ref().map(|model| model.to_lowercase());
+        let of_model = || {
+            let model = model?;
+            self.program_of_model.iter().find(|(part, _)| model.contains(part.as_str())).map(|(_, program)| *program)
+        };
+        own.or_else(of_model)
+    }
+
     /// `http://10.0.0.1`, with the port where it is not 80.
     pub fn http_base(&self, server: Ipv4Addr) -> String {
         match self.http_port {
@@ -121,7 +138,7 @@ pub fn decide(client: &Client, assignment: &Assignment, config: &Config) -> Boot
 }
 
 fn program(client: &Client, config: &Config) -> Boot {
-    let own = client.mac.and_then(|mac| config.program_of.get(&mac)).copied();
+    let own = config.program_for(client);
     let refused = client.past == Past::UnsignedDidNotStart;
     let http_boot = client.transport == Transport::Http && client.firmware == Firmware::UefiX64;
     let program = match own.unwrap_or(config.program) {
@@ -164,7 +181,15 @@ mod tests {
         for stage in [Stage::Firmware, Stage::Ipxe, Stage::Script, Stage::Grub] {
             for firmware in firmwares {
                 let rows_of = |transport| {
-                    rows(&Client { mac: None, uuid: None, firmware, transport, stage, past: Past::Nothing })
+                    rows(&Client {
+                        mac: None,
+                        uuid: None,
+                        firmware,
+                        transport,
+                        stage,
+                        past: Past::Nothing,
+                        model: None,
+                    })
                 };
                 let (tftp, http) = (rows_of(Transport::Tftp), rows_of(Transport::Http));
                 let transports = if tftp == http { vec![("any", tftp)] } else { vec![("TFTP", tftp), ("HTTP", http)] };
@@ -244,5 +269,16 @@ mod tests {
         assert_eq!(decide(&client, &Assignment::Unknown, &config), Boot::Program("shimx64.efi"));
         client.mac = None;
         assert_eq!(decide(&client, &Assignment::Unknown, &config), Boot::Program("snponly.efi"));
+    }
+
+    #[test]
+    fn a_model_can_have_another_boot_program() {
+        let config = Config { program_of_model: vec![("latitude 5".into(), Program::Shim)], ..Config::default() };
+        let mut client = Client::from_ipxe(Some(MacAddr([2; 6])), None, "x86_64", "efi");
+        client.stage = Stage::Firmware;
+        for (model, expect) in [("Latitude 5540", "shimx64.efi"), ("Latitude 7440", "snponly.efi")] {
+            client.model = Some(model.into());
+            assert_eq!(decide(&client, &Assignment::Unknown, &config), Boot::Program(expect), "{model}");
+        }
     }
 }

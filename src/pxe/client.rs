@@ -55,6 +55,8 @@ pub struct Client {
     pub stage: Stage,
     /// What earlier boots teach; filled in by whoever remembers them.
     pub past: Past,
+    /// Its model, where the machine is known; filled in by whoever knows.
+    pub model: Option<String>,
 }
 
 impl Client {
@@ -72,7 +74,7 @@ impl Client {
         let firmware = firmware(options, &vendor_class);
         let stage = if ipxe { Stage::Ipxe } else { Stage::Firmware };
         let uuid = options.value(code::CLIENT_MACHINE).and_then(|value| uuid(value, stage));
-        Some(Client { mac: Some(request.mac), uuid, firmware, transport, stage, past: Past::Nothing })
+        Some(Client { mac: Some(request.mac), uuid, firmware, transport, stage, past: Past::Nothing, model: None })
     }
 
     /// What iPXE puts into the URL of its script: `${buildarch}` and `${platform}`.
@@ -84,7 +86,15 @@ impl Client {
             _ => Firmware::UefiX64,
         };
         let uuid = uuid.map(str::to_ascii_lowercase).filter(|uuid| uuid.len() == 36);
-        Client { mac, uuid, firmware, transport: Transport::Tftp, stage: Stage::Script, past: Past::Nothing }
+        Client {
+            mac,
+            uuid,
+            firmware,
+            transport: Transport::Tftp,
+            stage: Stage::Script,
+            past: Past::Nothing,
+            model: None,
+        }
     }
 
     /// What GRUB tells in the name or URL of its configuration: `$net_default_mac` and `$grub_cpu`.
@@ -94,7 +104,15 @@ impl Client {
             "arm64" => Firmware::UefiArm64,
             _ => Firmware::UefiX64,
         };
-        Client { mac, uuid: None, firmware, transport: Transport::Tftp, stage: Stage::Grub, past: Past::Nothing }
+        Client {
+            mac,
+            uuid: None,
+            firmware,
+            transport: Transport::Tftp,
+            stage: Stage::Grub,
+            past: Past::Nothing,
+            model: None,
+        }
     }
 }
 

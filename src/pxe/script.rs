@@ -66,7 +66,8 @@ sanboot --no-describe --drive 0x80 || goto failed",
             "find a boot loader on a disk",
             &format!(
                 "echo Remint: nothing to do, starting from the local disk
-chain --autofree {base}/local.efi || goto failed"
+chain --autofree {base}/{local} || goto failed",
+                local = if client.firmware == Firmware::UefiArm64 { "local-arm64.efi" } else { "local.efi" },
             ),
         ),
         Boot::Nothing(why) => format!("#!ipxe\necho Remint: {why}\nsleep 5\nexit 1\n"),
@@ -75,16 +76,18 @@ chain --autofree {base}/local.efi || goto failed"
 }
 
 /// A script that has no boot files to offer says so to the technician who stands before the machine, and asks again.
-pub fn ipxe_without_files(config: &Config, server: Ipv4Addr) -> String {
+pub fn ipxe_without_files(client: &Client, config: &Config, server: Ipv4Addr) -> String {
+    let option = if client.firmware == Firmware::UefiArm64 { " --arm64" } else { "" };
     format!(
         "#!ipxe
-echo Remint: this appliance has no boot environment yet.
-echo On the appliance, run:  remint boot build
+echo Remint: this appliance has no boot environment for {firmware} yet.
+echo On the appliance, run:  remint boot build{option}
 echo Asking again in 10 seconds.
 sleep 10
-chain --replace {}
+chain --replace {url}
 ",
-        url(config, server, None)
+        firmware = client.firmware,
+        url = url(config, server, None)
     )
 }
 
@@ -162,6 +165,9 @@ fn kernel_arguments(client: &Client, config: &Config, server: Ipv4Addr) -> Strin
     if !config.kernel_arguments.is_empty() {
         arguments.push(' ');
         arguments.push_str(&config.kernel_arguments);
+    }
+    if client.firmware == Firmware::UefiArm64 {
+        arguments.push_str(" console=ttyAMA0,115200"); // the serial port of most arm64 machines and of QEMU's
     }
     arguments
 }

@@ -105,11 +105,12 @@ async fn start(
     stopped: &watch::Receiver<bool>,
 ) -> Result<JoinSet<()>, Error> {
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    let boot_sockets = netboot::bind(used)?;
+    let boot_sockets = netboot::bind(used, &site.db)?;
     let control = listen::bind_control(&site.control_socket())?;
     let https = listen::bind_tcp(any(used.https_port), "HTTPS")?;
     let http = listen::bind_tcp(any(used.http_port), "HTTP")?;
-    let addresses = [IpAddr::V4(used.address), IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let own = used.served.iter().map(|interface| IpAddr::V4(interface.address));
+    let addresses: Vec<IpAddr> = own.chain([IpAddr::V4(Ipv4Addr::LOCALHOST)]).collect();
     let names: Vec<String> = used.names.iter().cloned().chain(["localhost".to_owned()]).collect();
     let (key, certificate) = site.authority.issue_server(&addresses, &names, site.clock.now())?;
     let acceptor = listen::tls(site.authority.certificate_pem(), &key, &certificate)?;
@@ -130,13 +131,20 @@ async fn start(
 fn introduce(site: &Site, used: &Used, say: &impl Fn(&str)) -> Result<(), Error> {
     let fingerprint = authority_fingerprint(site.authority.certificate_pem())?;
     say(&format!("Remint serves {} ({}), site {}", used.interface.name, used.address, site.folder.display()));
+    for other in used.served.iter().skip(1) {
+        say(&format!("  and {} ({})", other.name, other.address));
+    }
     say(&format!("  console    {}", used.https_url()));
     say(&format!("  authority  SHA-256 {fingerprint}"));
     say(&format!("  HTTP       port {}: boot files and scripts only", used.http_port));
     say(&format!("  TFTP       port {}: boot programs", used.tftp_port));
     say(&match used.dhcp.mode {
         DhcpMode::Proxy => "  DHCP       beside the network's own server: tells machines that boot from the network where from, gives no addresses".to_owned(),
-        DhcpMode::Server => format!("  DHCP       the network's server: gives addresses {} to {}, and where to boot from", used.dhcp.range.0, used.dhcp.range.1),
+        DhcpMode::Server => {
+            let ranges: Vec<String> =
+                used.dhcp.scopes.iter().map(|scope| format!("{} to {}", scope.range.0, scope.range.1)).collect();
+            format!("  DHCP       the network's server: gives addresses {}, and where to boot from", ranges.join(", "))
+        }
         DhcpMode::Off => "  DHCP       off: another server must point machines here".to_owned(),
     });
     if !site.boot_folder().join("current").exists() {

@@ -23,3 +23,8 @@ pub(super) fn interfaces() -> Vec<Interface> {
     });
     with_address.collect()
 }
+
+/// Bytes of the longest packet that the interface sends.
+pub(super) fn mtu(name: &str) -> Option<u16> {
+    std::fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok()?.trim().parse().ok()
+}

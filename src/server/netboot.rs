@@ -1,19 +1,20 @@
 //! DHCP, TFTP and the boot routes of the appliance, from its configuration.
 
-use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
 use super::appliance::Error;
+use super::interface;
 use super::listen::Stop;
 use super::site::Site;
 use crate::config::Used;
-use crate::config::written::{DhcpMode, UnknownMachine};
+use crate::config::written::DhcpMode;
+use crate::db::Db;
 use crate::dhcp;
-use crate::dhcp::scope::Scope;
 use crate::fleet::directory::Directory;
-use crate::pxe::boot::{Config, Unknown};
+use crate::pxe::boot::Config;
 use crate::pxe::local::BootFiles;
 use crate::pxe::names::{Netboot, tftp_lookup};
 use crate::pxe::recorder::Recorder;
@@ -21,8 +22,9 @@ use crate::pxe::{answer, tftp};
 
 /// The ports of network boot, taken but not served yet.
 pub(super) struct Sockets {
-    dhcp: Option<dhcp::socket::Sockets>,
-    tftp: tftp::socket::Listener,
+    dhcp: Vec<dhcp::socket::Sockets>,
+    /// With the address that each listens on.
+    tftp: Vec<(Ipv4Addr, tftp::socket::Listener)>,
 }
 
 /// What the boot routes and the sockets share.
@@ -34,10 +36,12 @@ pub(super) fn open(
 ) -> Result<Netboot, Error> {
     let mut config =
         Config { http_port: used.http_port, https_port: used.https_port, authority_sha256, ..Config::default() };
-    config.unknown = match used.boot.unknown {
-        UnknownMachine::BootEnvironment => Unknown::BootEnvironment,
-        UnknownMachine::LocalDisk => Unknown::LocalDisk,
-    };
+    config.unknown = used.boot.unknown;
+    config.program = used.boot.program;
+    for own in &used.boot.machine {
+        config.program_of.extend(own.mac.map(|mac| (mac, own.program)));
+        config.program_of_model.extend(own.model.as_ref().map(|model| (model.to_lowercase(), own.program)));
+    }
     if !used.boot.kernel_arguments.is_empty() {
         config.kernel_arguments = format!("{} {}", config.kernel_arguments, used.boot.kernel_arguments);
     }
@@ -46,27 +50,42 @@ pub(super) fn open(
     Ok(Netboot { directory, config: Arc::new(config), files: Arc::new(files), recorder, address: used.address })
 }
 
-pub(super) fn bind(used: &Used) -> Result<Sockets, Error> {
+/// Takes the ports of every interface. `db` remembers who has which address.
+pub(super) fn bind(used: &Used, db: &Arc<Db>) -> Result<Sockets, Error> {
     let mode = match used.dhcp.mode {
         DhcpMode::Off => None,
         DhcpMode::Proxy => Some(dhcp::socket::Mode::Proxy),
-        DhcpMode::Server => Some(dhcp::socket::Mode::Server(vec![scope(used)])),
+        DhcpMode::Server => Some(dhcp::socket::Mode::Server(dhcp::socket::share(used.dhcp.scopes.clone(), db)?)),
     };
-    let dhcp = mode.map(|mode| {
-        dhcp::socket::bind(dhcp::socket::Settings {
-            interface: used.interface.name.clone(),
-            address: used.address,
-            prefix: prefix(used),
-            mode,
-            ports: dhcp::socket::Ports::default(),
-        })
-    });
-    let mut settings = tftp::socket::Settings::at(used.address);
-    settings.port = used.tftp_port;
-    if used.tftp_single_port {
-        settings.transfer_ports = tftp::socket::TransferPorts::Single;
+    let mut sockets = Sockets { dhcp: Vec::new(), tftp: Vec::new() };
+    for interface in &used.served {
+        if let Some(mode) = &mode {
+            sockets.dhcp.push(dhcp::socket::bind(dhcp::socket::Settings {
+                interface: interface.name.clone(),
+                address: interface.address,
+                prefix: interface.netmask.to_bits().leading_ones() as u8,
+                mode: mode.clone(),
+                ports: dhcp::socket::Ports::default(),
+            })?);
+        }
+        let mut settings = tftp::socket::Settings::at(interface.address);
+        settings.port = used.tftp_port;
+        settings.block_bytes_max = block_bytes_max(interface::mtu(&interface.name));
+        if used.tftp_single_port {
+            settings.transfer_ports = tftp::socket::TransferPorts::Single;
+        }
+        sockets.tftp.push((interface.address, tftp::socket::bind(settings)?));
     }
-    Ok(Sockets { dhcp: dhcp.transpose()?, tftp: tftp::socket::bind(settings)? })
+    Ok(sockets)
+}
+
+/// The largest TFTP block that fits a frame: less the headers of IP, UDP and TFTP. Larger frames than Ethernet's are not
+/// trusted to reach firmware.
+fn block_bytes_max(mtu: Option<u16>) -> u16 {
+    const ETHERNET: u16 = 1500;
+    const HEADERS: u16 = 20 + 8 + 4;
+    const BLOCK_MIN: u16 = 512; // RFC 1350: what every client must take
+    (mtu.unwrap_or(ETHERNET).min(ETHERNET) - HEADERS.min(mtu.unwrap_or(ETHERNET))).max(BLOCK_MIN)
 }
 
 /// Serves until the appliance stops. A socket that fails for good ends alone; the rest goes on.
@@ -77,13 +96,16 @@ pub(super) fn serve(sockets: Sockets, site: &Site, netboot: &Netboot, stop: &Sto
             let _ = stop.changed().await;
         }
     };
-    if let Some(dhcp) = sockets.dhcp {
+    for dhcp in sockets.dhcp {
         let answer = answer::answer(netboot.clone());
         let (db, clock, until) = (site.db.clone(), site.clock.clone(), until(stop));
         tasks.spawn(async move { report("DHCP", dhcp.serve(db, clock, answer, until).await) });
     }
-    let (lookup, clock, until) = (tftp_lookup(netboot.clone()), site.clock.clone(), until(stop));
-    tasks.spawn(async move { report("TFTP", sockets.tftp.serve(lookup, clock, until).await) });
+    for (address, tftp) in sockets.tftp {
+        let lookup = tftp_lookup(Netboot { address, ..netboot.clone() });
+        let (clock, until) = (site.clock.clone(), until(stop));
+        tasks.spawn(async move { report("TFTP", tftp.serve(lookup, clock, until).await) });
+    }
 }
 
 fn report<E: std::error::Error + 'static>(service: &str, ended: Result<(), E>) {
@@ -92,17 +114,14 @@ fn report<E: std::error::Error + 'static>(service: &str, ended: Result<(), E>) {
     }
 }
 
-fn scope(used: &Used) -> Scope {
-    let mut scope = Scope::around(used.address, prefix(used));
-    scope.range = used.dhcp.range;
-    scope.lease_seconds = used.dhcp.lease_seconds;
-    scope.gateway = used.dhcp.gateway;
-    scope.dns.clone_from(&used.dhcp.dns);
-    scope.domain.clone_from(&used.dhcp.domain);
-    scope.reservations = used.dhcp.reservations.iter().map(|r| (r.mac, r.address)).collect::<BTreeMap<_, _>>();
-    scope
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn prefix(used: &Used) -> u8 {
-    used.interface.netmask.to_bits().leading_ones() as u8
+    #[test]
+    fn blocks_fit_the_frames_of_the_interface() {
+        for (mtu, block) in [(None, 1468), (Some(1500), 1468), (Some(9000), 1468), (Some(576), 544), (Some(68), 512)] {
+            assert_eq!(block_bytes_max(mtu), block, "{mtu:?}");
+        }
+    }
 }

@@ -5,13 +5,16 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 
+use crate::stdx::arp::Arp;
 use crate::stdx::mac::MacAddr;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const EVERYBODY: MacAddr = MacAddr([0xff; 6]);
 const IP_HEADER_BYTES: usize = 20;
 const UDP_HEADER_BYTES: usize = 8;
 
@@ -29,30 +32,84 @@ impl FrameSocket {
 
     /// Sends `packet`, an IPv4 datagram with its header, to `mac` out of the interface.
     pub fn send(&self, packet: &[u8], mac: MacAddr, interface_index: u32) -> io::Result<()> {
-        let mut hardware = [0; 8];
-        hardware[..6].copy_from_slice(&mac.0);
-        let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as u16,
-            sll_protocol: ETHERTYPE_IPV4.to_be(),
-            sll_ifindex: i32::try_from(interface_index).unwrap_or(0),
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 6,
-            sll_addr: hardware,
-        };
-        // SAFETY: both pointers are to live values and carry their exact lengths; the kernel only reads through them.
-        let sent = unsafe {
-            libc::sendto(
-                self.socket.as_raw_fd(),
-                packet.as_ptr().cast(),
-                packet.len(),
-                0,
+        send_to(self.socket.as_fd(), packet, link_address(ETHERTYPE_IPV4, mac, interface_index))
+    }
+}
+
+/// Sends and receives ARP on one interface. Needs CAP_NET_RAW.
+pub struct ArpSocket {
+    socket: OwnedFd,
+    interface_index: u32,
+}
+
+impl ArpSocket {
+    pub fn open(interface_index: u32) -> io::Result<ArpSocket> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        // Without a protocol it hears nothing until it is bound: nothing of other interfaces slips in.
+        let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None::<SockProtocol>)?;
+        let address = link_address(ETHERTYPE_ARP, EVERYBODY, interface_index);
+        // SAFETY: the pointer is to a live `sockaddr_ll` and the length is its exact size; the kernel only reads it.
+        let bound = unsafe {
+            libc::bind(
+                socket.as_raw_fd(),
                 (&raw const address).cast(),
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(ArpSocket { socket, interface_index }) }
     }
+
+    /// Sends to everybody on the interface.
+    pub fn broadcast(&self, packet: &Arp) -> io::Result<()> {
+        let address = link_address(ETHERTYPE_ARP, EVERYBODY, self.interface_index);
+        send_to(self.socket.as_fd(), &packet.emit(), address)
+    }
+
+    /// The next packet that is ARP for IPv4; `WouldBlock` when none has come in.
+    pub fn receive(&self) -> io::Result<Arp> {
+        let mut buffer = [0; 64];
+        loop {
+            let len = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            if let Some(packet) = Arp::parse(&buffer[..len]) {
+                return Ok(packet);
+            }
+        }
+    }
+}
+
+impl AsFd for ArpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn link_address(protocol: u16, mac: MacAddr, interface_index: u32) -> libc::sockaddr_ll {
+    let mut hardware = [0; 8];
+    hardware[..6].copy_from_slice(&mac.0);
+    libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol.to_be(),
+        sll_ifindex: i32::try_from(interface_index).unwrap_or(0),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: hardware,
+    }
+}
+
+fn send_to(socket: BorrowedFd<'_>, bytes: &[u8], address: libc::sockaddr_ll) -> io::Result<()> {
+    // SAFETY: both pointers are to live values and carry their exact lengths; the kernel only reads through them.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            0,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// An IPv4 datagram with UDP (RFC 791, RFC 768), its checksums filled in. `payload` has at most 65507 bytes.

@@ -3,6 +3,7 @@
 //! A product noun in here (machine, image, step) is a bug: it belongs to its subject. `unsafe` is denied everywhere but
 //! in this folder, where each block says why it is sound.
 
+pub mod arp;
 pub mod backoff;
 pub mod blockdev;
 pub mod buffer;

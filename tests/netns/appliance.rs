@@ -9,7 +9,7 @@ use remint::db::Db;
 use remint::dhcp;
 use remint::dhcp::lease::Lease;
 use remint::dhcp::scope::Scope;
-use remint::dhcp::socket::{Mode, Ports};
+use remint::dhcp::socket::{self, Mode, Ports};
 use remint::fleet::directory::Directory;
 use remint::pxe;
 use remint::pxe::boot::Config;
@@ -31,13 +31,14 @@ pub(crate) struct Appliance {
 }
 
 pub(crate) struct Setup {
-    pub(crate) mode: Mode,
+    /// Of the full server; none for the proxy.
+    pub(crate) scopes: Option<Vec<Scope>>,
     pub(crate) config: Config,
     pub(crate) transfer_ports: TransferPorts,
 }
 
 pub(crate) fn proxy() -> Setup {
-    Setup { mode: Mode::Proxy, config: Config::default(), transfer_ports: TransferPorts::Many }
+    Setup { scopes: None, config: Config::default(), transfer_ports: TransferPorts::Many }
 }
 
 /// Full server: 10.77.0.100 to 10.77.0.199, and the network 10.78.0.0/24 behind a relay.
@@ -48,7 +49,7 @@ pub(crate) fn server() -> Setup {
     scope.dns = vec![ADDRESS];
     let mut remote = Scope::around(Ipv4Addr::new(10, 78, 0, 1), 24);
     remote.range = (Ipv4Addr::new(10, 78, 0, 50), Ipv4Addr::new(10, 78, 0, 60));
-    Setup { mode: Mode::Server(vec![scope, remote]), ..proxy() }
+    Setup { scopes: Some(vec![scope, remote]), ..proxy() }
 }
 
 impl Appliance {
@@ -106,17 +107,13 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
         recorder: Arc::new(Recorder::new(Arc::new(SystemClock))),
         address: ADDRESS,
     };
-    let settings = dhcp::socket::Settings {
-        interface: "br0".into(),
-        address: ADDRESS,
-        prefix: 24,
-        mode: setup.mode,
-        ports: Ports::default(),
-    };
-    let tftp = Settings { transfer_ports: setup.transfer_ports, ..Settings::at(ADDRESS) };
-    let (dhcp, tftp) = (dhcp::socket::bind(settings).unwrap(), pxe::tftp::socket::bind(tftp).unwrap());
-    let http = tokio::net::TcpListener::bind((ADDRESS, netboot.config.http_port)).await.unwrap();
     let db = Arc::new(open_db(folder.join("db")));
+    let mode = setup.scopes.map_or(Mode::Proxy, |scopes| Mode::Server(socket::share(scopes, &db).unwrap()));
+    let settings =
+        socket::Settings { interface: "br0".into(), address: ADDRESS, prefix: 24, mode, ports: Ports::default() };
+    let tftp = Settings { transfer_ports: setup.transfer_ports, ..Settings::at(ADDRESS) };
+    let (dhcp, tftp) = (socket::bind(settings).unwrap(), pxe::tftp::socket::bind(tftp).unwrap());
+    let http = tokio::net::TcpListener::bind((ADDRESS, netboot.config.http_port)).await.unwrap();
     let gate = Arc::new(remint::access::db::Gate { db: db.clone(), clock: Arc::new(SystemClock) });
     let (_, plain) = pxe::api::routes(netboot.clone()).routers(&gate);
     ready.send(()).unwrap();

@@ -31,7 +31,10 @@ const KERNEL: (&str, &str, &str) = ("vmlinuz", "linux-image-", "boot/");
 fn unpacked(scratch: &Path, (name, package, place): (&str, &str, &str)) -> Option<Vec<u8>> {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let cached = std::fs::read_dir(home.join(CACHE)).into_iter().flatten().flatten();
-    let package = cached.map(|e| e.path()).find(|p| p.file_name().unwrap().to_string_lossy().starts_with(package))?;
+    let package = cached.map(|e| e.path()).find(|p| {
+        let name = p.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(package) && ["_amd64.deb", "_all.deb"].iter().any(|ending| name.ends_with(ending))
+    })?;
     assert!(Command::new("dpkg-deb").arg("-x").arg(package).arg(scratch).status().unwrap().success());
     let path = scratch.join(place);
     if path.is_dir() {

@@ -9,7 +9,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 50);
 
 fn client(stage: Stage) -> Client {
     let (firmware, transport) = (Firmware::UefiX64, Transport::Tftp);
-    Client { mac: Some(MAC), uuid: None, firmware, transport, stage, past: Past::Nothing }
+    Client { mac: Some(MAC), uuid: None, firmware, transport, stage, past: Past::Nothing, model: None }
 }
 
 struct Bench {

@@ -1,0 +1,104 @@
+//! Every firmware, beside another DHCP server and with Remint as the only one: from power on to the check-in.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use remint::lab::console::Mark;
+use remint::lab::run::Lab;
+use remint::lab::scenario::{Dhcp, Firmware, MachineSpec};
+use serde_json::Value;
+
+use crate::Test;
+use crate::bench::{Bench, STEP_LIMIT};
+
+pub(super) const TESTS: &[Test] = &[
+    ("every_firmware_boots_beside_another_dhcp_server", |bench| every_firmware(bench, Dhcp::Proxy)),
+    ("every_firmware_boots_with_remint_as_dhcp_server", |bench| every_firmware(bench, Dhcp::Server)),
+];
+
+/// In pairs that are on at the same time.
+const PAIRS: [[Firmware; 2]; 3] = [
+    [Firmware::Bios, Firmware::UefiArm64],
+    [Firmware::Uefi, Firmware::UefiSecureBoot],
+    [Firmware::UefiHttp, Firmware::UefiHttpSecureBoot],
+];
+
+fn every_firmware(bench: &Bench, dhcp: Dhcp) {
+    let firmwares: Vec<Firmware> = PAIRS.concat();
+    let machines: Vec<MachineSpec> = firmwares.iter().map(|firmware| spec(*firmware)).collect();
+    let secure = machines[3].mac_at(3);
+    let mut lab = bench.lab_of(dhcp, machines, |site| {
+        // Nobody is let in, so that a machine that has checked in stays in the boot environment. Beside shim, which HTTP Boot
+        // gets anyway, this firmware would need two attempts: the first teaches that it refuses iPXE.
+        let configuration = format!("[[boot.machine]]\nmac = \"{secure}\"\nprogram = \"shim\"\n");
+        std::fs::write(site.join("remint.toml"), configuration).unwrap();
+    });
+    let arm64_has_agent = arm64_has_agent(lab.appliance.site());
+    let mut failures = Vec::new();
+    for first in (0..firmwares.len()).step_by(2) {
+        let mut left: Vec<usize> = vec![first, first + 1];
+        left.iter().for_each(|place| lab.power_on(*place).unwrap());
+        let start = Instant::now();
+        while !left.is_empty() && start.elapsed() < STEP_LIMIT {
+            left.retain(|place| match arrived(&lab, *place, arm64_has_agent) {
+                Some(how) => {
+                    let seconds = start.elapsed().as_secs_f64();
+                    println!("  {dhcp:?} {}: {how}, {seconds:.1} s from power on", lab.machines[*place].spec.name);
+                    false
+                }
+                None => true,
+            });
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        failures.extend(left.iter().map(|place| lab.machines[*place].spec.name.clone()));
+        [first, first + 1].iter().for_each(|place| lab.machines[*place].cut());
+    }
+    assert!(
+        failures.is_empty(),
+        "did not arrive: {}; {}",
+        failures.join(", "),
+        lab.appliance.ask(&["machine", "boots"]).unwrap()
+    );
+}
+
+fn spec(firmware: Firmware) -> MachineSpec {
+    let name = match firmware {
+        Firmware::Bios => "bios",
+        Firmware::Uefi => "uefi",
+        Firmware::UefiSecureBoot => "secure",
+        Firmware::UefiHttp => "http",
+        Firmware::UefiHttpSecureBoot => "secure-http",
+        Firmware::UefiArm64 => "arm64",
+    };
+    MachineSpec { cpus: 1, disk_mib: 64, ..MachineSpec::new(name, firmware) }
+}
+
+/// What was seen of a machine that has come to its end here: it has checked in, and its firmware is the one that it should
+/// be. Without an agent for arm64, its kernel has started from our boot path and our `/init` has spoken.
+fn arrived(lab: &Lab, place: usize, arm64_has_agent: bool) -> Option<String> {
+    let machine = &lab.machines[place];
+    if machine.spec.firmware == Firmware::UefiArm64 && !arm64_has_agent {
+        let said = |words: &str| machine.console().wait_for(Mark::default(), words, Duration::ZERO).is_ok();
+        let spoke = said("Linux version") && said("it holds no remint-agent for this processor");
+        return spoke.then(|| "the kernel and /init have started (no agent was built for arm64)".to_owned());
+    }
+    let record = lab.appliance.machine(&machine.serial()).unwrap()?;
+    if record["hardware"].is_null() {
+        return None;
+    }
+    assert_eq!(record["state"], "waiting", "{record}");
+    let firmware = &record["hardware"]["what"]["firmware"];
+    let expect = match machine.spec.firmware {
+        Firmware::Bios => ("bios", Value::Null),
+        firmware => ("uefi", Value::Bool(firmware.has_secure_boot())),
+    };
+    assert_eq!((firmware["kind"].as_str().unwrap(), &firmware["secure_boot"]), (expect.0, &expect.1), "{record}");
+    let architecture = &record["hardware"]["what"]["architecture"];
+    Some(format!("checked in, {architecture}, Secure Boot {}", firmware["secure_boot"]))
+}
+
+fn arm64_has_agent(site: &Path) -> bool {
+    let manifest = std::fs::read_to_string(site.join("boot/current/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    manifest["arm64"]["agent_sha256"].is_string()
+}
