@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::baseline;
 use super::images;
 use super::state::{self, Folder, Identity};
+use crate::imaging::intake::Receiver;
 use crate::imaging::manifest::Manifest;
 use crate::imaging::store::ChunkSource;
 use crate::inventory::hardware;
@@ -15,8 +16,9 @@ use crate::link::client::Client;
 use crate::stdx::digest::sha256_of_file;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::time::{Clock, SystemClock};
+use crate::tasksequence::capture::link::Appliance;
 use crate::tasksequence::host::real::Surroundings;
-use crate::tasksequence::host::{self, Disk, FileContent, Hardware, HostError, Watch};
+use crate::tasksequence::host::{self, Capture, Disk, FileContent, Hardware, HostError, Watch};
 use crate::tasksequence::journal::{Entry, emit};
 use crate::tasksequence::link::{ImageGrant, RunOrder};
 
@@ -54,6 +56,11 @@ impl Surroundings for Around {
     fn image(&mut self, image: &ImageGrant) -> Result<(Manifest, Box<dyn ChunkSource>), HostError> {
         images::open(&self.client, &self.identity.site_public_key, &image.version)
             .map_err(|error| HostError { transient: error.is_transient(), ..failed(&error) })
+    }
+
+    fn receiver(&mut self, capture: &Capture) -> Result<Box<dyn Receiver>, HostError> {
+        let Capture { run, image, tag } = capture.clone();
+        Ok(Box::new(Appliance { client: self.client.clone(), run, image, tag }))
     }
 
     fn install_agent(&mut self, root: &Path, _: &RunOrder) -> Result<Map<String, Value>, HostError> {

@@ -18,7 +18,7 @@ use crate::tasksequence::host::{Host, Place};
 use crate::tasksequence::journal::{Entry, RunResult, StepResult, What};
 use crate::tasksequence::link::RunOrder;
 use crate::tasksequence::model::{Item, ItemId, Work};
-use crate::tasksequence::run::{Outcome, drive};
+use crate::tasksequence::run::{Outcome, Then, drive};
 
 /// How long the last report may take before the machine restarts without it; the journal is with the appliance anyway.
 const FAREWELL: Duration = Duration::from_secs(60);
@@ -26,6 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// What comes after a run, or a part of it.
 pub enum Next {
     Restart,
+    PowerOff,
     AskAgain,
 }
 
@@ -56,14 +57,18 @@ pub fn carry_out(
             reports.finish(Some(place), FAREWELL);
             Ok(Next::Restart)
         }
-        Outcome::Finished(result) => {
+        Outcome::Finished(result, then) => {
             reports.finish(None, FAREWELL);
             terminal.activity(match result {
                 RunResult::Succeeded => "The run has succeeded",
                 RunResult::Failed => "The run has failed. Retry it from the appliance, or restart the machine",
                 RunResult::Cancelled => "The run was cancelled",
             });
-            Ok(if result == RunResult::Succeeded { Next::Restart } else { Next::AskAgain })
+            Ok(match (then, result) {
+                (Then::PowerOff, _) => Next::PowerOff,
+                (_, RunResult::Succeeded) => Next::Restart,
+                _ => Next::AskAgain,
+            })
         }
         Outcome::Lost(error) => Err(Box::new(error)),
     }

@@ -25,6 +25,7 @@ use crate::software::console::SoftwarePages;
 use crate::software::db::SoftwareStore;
 use crate::stdx::hint::Hint;
 use crate::tasksequence;
+use crate::tasksequence::capture::api::Captures;
 use crate::tasksequence::db::Sequences;
 
 /// The subjects of a running site.
@@ -80,6 +81,11 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         .merge(imaging::console::routes(images.clone()))
         .merge(imaging::api::routes(images))
         .merge(tasksequence::api::routes(sequences.clone()))
+        .merge(tasksequence::capture::api::routes(Arc::new(Captures::new(
+            sequences.clone(),
+            site.store.clone(),
+            site.signing.clone(),
+        ))))
         .merge(tasksequence::console::routes(sequences.clone()))
         .merge(inventory::api::routes(InventoryState { inventory, fleet: fleet.clone() }))
         .merge(software::console::routes(SoftwarePages { software: software.clone(), fleet: fleet.clone() }))

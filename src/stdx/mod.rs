@@ -18,6 +18,7 @@ pub mod hint;
 pub mod id;
 pub mod interface;
 pub mod io;
+pub mod kexec;
 pub mod mac;
 pub mod monitor;
 pub mod process;

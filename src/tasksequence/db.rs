@@ -256,6 +256,13 @@ impl Sequences {
         Ok(grants)
     }
 
+    /// Notes in the audit log that a run has published a version of an image.
+    pub fn captured(&self, run: &str, version: &str) -> Result<(), Error> {
+        let record = self.run(run)?;
+        let now = self.fleet.clock.now();
+        self.fleet.db.write(|tx| Ok(audit::append(tx, now, &record.machine_name, "image-capture", version, run)?))
+    }
+
     pub fn run(&self, id: &str) -> Result<RunRecord, Error> {
         let record = self.fleet.db.read(|c| find_run(c, id))?;
         Ok(self.named(record))

@@ -16,6 +16,7 @@
 
 #[cfg(feature = "server")]
 pub mod api;
+pub mod capture;
 pub mod condition;
 #[cfg(feature = "server")]
 pub mod console;
@@ -26,6 +27,7 @@ pub mod deployment;
 pub mod engine;
 pub mod event;
 pub mod facts;
+pub mod firmware;
 pub mod fstab;
 #[cfg(feature = "server")]
 pub mod grant;

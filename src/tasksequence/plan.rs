@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::condition::{self, Scope};
+use super::engine::Engine;
 use super::facts::Facts;
 use super::host::Place;
 use super::journal::DiskIdentity;
@@ -245,6 +246,15 @@ pub fn images(sequence: &Sequence, facts: &Facts, variables: &Values) -> Vec<Str
         }
     }
     references.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Names of the images that steps of a run may capture, with what it knows by now.
+pub fn captures(order: &RunOrder) -> Vec<String> {
+    let engine = Engine::resume(&order.sequence, "", &order.journal);
+    let Ok(scope) = run::scope(order, engine.sets(), None) else { return Vec::new() };
+    let captures = order.sequence.steps().filter(|(_, step)| step.kind == "capture-image");
+    let names = captures.filter_map(|(_, step)| condition::render(step.with.get("image")?.as_str()?, &scope).ok());
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
 
 /// All names that the templates in the parameters use.

@@ -19,11 +19,19 @@ use super::steps::{self, Check, Done, On, StepError};
 #[derive(Debug)]
 pub enum Outcome {
     /// The run is over.
-    Finished(RunResult),
+    Finished(RunResult, Then),
     /// The machine is to restart into this place, where `drive` is called again.
     Restart(Place),
     /// The journal could not be kept, so nothing more may be done.
     Lost(JournalError),
+}
+
+/// What becomes of the machine when its run is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// What it does anyway.
+    GoOn,
+    PowerOff,
 }
 
 /// How often a paused run looks whether it may go on.
@@ -81,7 +89,10 @@ struct Driver<'a, 'b> {
 impl<'a> Driver<'a, '_> {
     fn step(&mut self) -> Result<Option<Outcome>, JournalError> {
         match self.engine.next(self.host.now()) {
-            Action::Finish(result) => return Ok(Some(Outcome::Finished(result))),
+            Action::Finish(result) => {
+                let then = if self.engine.power_off() { Then::PowerOff } else { Then::GoOn };
+                return Ok(Some(Outcome::Finished(result, then)));
+            }
             Action::Restart(place) => return self.restart(place).map(Some),
             Action::Record(item, what) => {
                 if matches!(what, What::Started { .. }) && !self.may_start()? {
@@ -165,6 +176,7 @@ impl<'a> Driver<'a, '_> {
                     restart: done.restart_after,
                     target: done.target.map(Box::new),
                     blank: done.blank,
+                    power_off: done.power_off,
                     ..Finished::default()
                 };
                 self.record(item.id.clone(), What::Finished(finished))?;

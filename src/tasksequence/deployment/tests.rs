@@ -194,7 +194,7 @@ fn live(sequences: &Sequences, machine: &MachineId, world: &mut World, lost: Opt
         let outcome = scripted::boot(world, &order, &mut Face(&linked), &mut Face(&linked));
         match outcome {
             Outcome::Restart(place) => drop(linked.borrow_mut().post(Some(place))),
-            Outcome::Finished(result) => {
+            Outcome::Finished(result, _) => {
                 linked.borrow_mut().post(None);
                 return (result, messages);
             }
