@@ -42,6 +42,8 @@ pub mod plan;
 pub mod quantity;
 #[cfg(feature = "server")]
 pub mod reference;
+#[cfg(feature = "server")]
+mod report;
 pub mod run;
 #[cfg(feature = "server")]
 pub mod schema;
