@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::reboot::{RebootMode, reboot};
+
 use super::baseline;
 use super::enrol::{KeyError, MachineKey};
 use super::policy::{Schedule, Task};
@@ -251,7 +253,7 @@ fn end(word: &str, mode: RebootMode) -> ! {
         thread::sleep(Duration::from_secs(120));
     }
     nix::unistd::sync();
-    let _ = nix::sys::reboot::reboot(mode);
+    let _ = reboot(mode);
     loop {
         thread::park();
     }

@@ -48,7 +48,7 @@ pub fn build(plan: &Plan, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<(
     }
     let kernel = Kernel::open(&scratch.0.join("kernel"), &packages[0])?;
     say(&format!("writing the initramfs for Linux {}", kernel.release));
-    let toolbox = tools::collect(&plan.tools, &scratch.0, &plan.cache, now)?;
+    let toolbox = tools::collect(&plan.tools, plan.debug_shell, &scratch.0, &plan.cache, now)?;
     let (initramfs, modules) = initramfs(plan.flavour, &kernel, &agent, &toolbox)?;
     let mut files = vec![("vmlinuz", kernel.image.clone()), ("initrd.img", initramfs)];
     files.extend(boot_programs(&scratch.0, &packages[1..])?);
@@ -298,6 +298,7 @@ mod tests {
             shim_deb: Some(package(folder, "shim-signed", &[(BOOT_PROGRAMS[3].3, b"shim")])),
             signed_grub_deb: Some(package(folder, "grub-signed", &[(BOOT_PROGRAMS[4].3, b"grub")])),
             tool_debs: Some(Vec::new()),
+            debug_shell: false,
         }))
     }
 

@@ -45,6 +45,8 @@ pub struct Request {
     pub shim_deb: Option<PathBuf>,
     pub signed_grub_deb: Option<PathBuf>,
     pub tool_debs: Option<Vec<PathBuf>>,
+    /// Bring a shell along, which runs in debug mode offer on the machine's own console.
+    pub debug_shell: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,7 @@ pub struct Plan {
     pub signed_grub: Source,
     /// mke2fs and its like, of Debian 12: newer ones make file systems that the boot loaders of older systems cannot read.
     pub tools: Tools,
+    pub debug_shell: bool,
     pub agent: PathBuf,
     pub output: PathBuf,
     pub cache: PathBuf,
@@ -83,6 +86,7 @@ impl Plan {
             shim: source(request.shim_deb, "shim-signed", "trixie"),
             signed_grub: source(request.signed_grub_deb, "grub-efi-amd64-signed", "trixie"),
             tools: request.tool_debs.map_or(Tools::Archive { suite: "bookworm".to_owned() }, Tools::Files),
+            debug_shell: request.debug_shell,
             agent: request.agent,
             output: request.output,
             cache: request.cache,

@@ -14,6 +14,8 @@ use super::plan::Tools;
 use crate::stdx::time::Timestamp;
 
 const LIST: &str = include_str!("../../boot/tools.list");
+/// One program with a shell and all that one types into it.
+const SHELL: (&str, &str) = ("busybox-static", "bin/busybox");
 /// Where Debian keeps the libraries of amd64; a loader looks there by itself.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 const LIBRARY_FOLDERS: [&str; 4] = [LIBRARIES, "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64"];
@@ -33,7 +35,13 @@ pub fn list() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 }
 
 /// Unpacks the packages below `scratch` and takes out of them what is needed.
-pub fn collect(source: &Tools, scratch: &Path, cache: &Path, now: Timestamp) -> Result<Toolbox, Error> {
+pub fn collect(
+    source: &Tools,
+    debug_shell: bool,
+    scratch: &Path,
+    cache: &Path,
+    now: Timestamp,
+) -> Result<Toolbox, Error> {
     let mut shelf = Shelf {
         root: scratch.join("tools"),
         suite: None,
@@ -47,7 +55,7 @@ pub fn collect(source: &Tools, scratch: &Path, cache: &Path, now: Timestamp) -> 
         Tools::Files(files) => shelf.given = files.iter().map(|file| Package::open(file)).collect::<Result<_, _>>()?,
     }
     let mut toolbox = Toolbox::default();
-    for (package, files) in list() {
+    for (package, files) in list().chain(debug_shell.then(|| (SHELL.0, vec![SHELL.1]))) {
         let package = shelf.unpack(package)?.ok_or_else(|| Error::NoTool { package: package.to_owned() })?;
         for file in files {
             let missing = || Error::NotInPackage { what: file.to_owned(), package: package.name.clone() };
@@ -150,7 +158,7 @@ mod tests {
         super::super::debian::run(build.args(["-b", "--root-owner-group"]).arg(folder.path().join("tree")).arg(&file))
             .unwrap();
         let source = Tools::Files(vec![file]);
-        let error = collect(&source, folder.path(), folder.path(), Timestamp::default()).unwrap_err();
+        let error = collect(&source, false, folder.path(), folder.path(), Timestamp::default()).unwrap_err();
         assert_eq!(error.to_string(), "find the package `e2fsprogs`, whose programs steps need");
     }
 }

@@ -51,6 +51,9 @@ pub(super) struct Build {
     /// Package file with programs that steps run, or with one of their libraries, instead of downloads; repeated
     #[arg(long = "tool-deb", value_name = "FILE")]
     tool_debs: Vec<PathBuf>,
+    /// Bring a shell along: runs in debug mode offer it on the machine's own console
+    #[arg(long)]
+    debug_shell: bool,
     /// Keeps downloads from one build to the next [default: ~/.cache/remint]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -90,6 +93,7 @@ fn build(arguments: Build, context: &Context) -> Result<(), Failure> {
         grub_deb: arguments.grub_deb,
         shim_deb: arguments.shim_deb,
         signed_grub_deb: arguments.signed_grub_deb,
+        debug_shell: arguments.debug_shell,
         tool_debs: (!arguments.tool_debs.is_empty()).then_some(arguments.tool_debs),
     });
     if dry_run {

@@ -59,7 +59,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let fleet = Arc::new(Fleet::open(site.db.clone(), site.clock.clone(), live.clone(), enrolment.rule, policy)?);
     let gate = Arc::new(Gate { db: site.db.clone(), clock: site.clock.clone() });
     let inventory = Arc::new(Inventory { db: site.db.clone(), clock: site.clock.clone() });
-    let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public());
+    let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public(), site.vault.clone());
     let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
     let hooks = Hooks { hardware: keep_hardware(&inventory), deploy: sequences::deployer(&sequences) };
     let fleet_state = FleetState {
@@ -86,6 +86,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
             site.store.clone(),
             site.signing.clone(),
         ))))
+        .merge(tasksequence::variable::api::routes(sequences.clone()))
         .merge(tasksequence::console::routes(sequences.clone()))
         .merge(inventory::api::routes(InventoryState { inventory, fleet: fleet.clone() }))
         .merge(software::console::routes(SoftwarePages { software: software.clone(), fleet: fleet.clone() }))

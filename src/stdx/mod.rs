@@ -3,6 +3,7 @@
 //! A product noun in here (machine, image, step) is a bug: it belongs to its subject. `unsafe` is denied everywhere but
 //! in this folder, where each block says why it is sound.
 
+pub mod ata;
 pub mod backoff;
 pub mod blockdev;
 pub mod buffer;
@@ -21,6 +22,7 @@ pub mod io;
 pub mod kexec;
 pub mod mac;
 pub mod monitor;
+pub mod nvme;
 pub mod process;
 pub mod sparse;
 pub mod time;

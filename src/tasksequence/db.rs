@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::access::vault::Vault;
 use crate::access::{Principal, audit};
 use crate::db::Migration;
 use crate::fleet::db::Fleet;
@@ -21,7 +22,7 @@ use super::host::Place;
 use super::journal::{Entry, What};
 use super::link::{ImageGrant, RunId, RunOrder};
 use super::model::{ItemId, Sequence, Values, Work};
-use super::parser::{self, Problem};
+use super::parser::{self, Files, Problem};
 use super::plan;
 
 pub const MIGRATIONS: &[Migration] = &[
@@ -58,6 +59,16 @@ pub const MIGRATIONS: &[Migration] = &[
         ALTER TABLE run ADD COLUMN question TEXT;",
     },
     Migration { name: "tasksequence-3", sql: "ALTER TABLE run ADD COLUMN sent INTEGER NOT NULL DEFAULT 0" },
+    Migration {
+        name: "tasksequence-4",
+        sql: "
+        ALTER TABLE run ADD COLUMN sealed TEXT NOT NULL DEFAULT '';
+        ALTER TABLE run ADD COLUMN debug INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE sequence ADD COLUMN files TEXT NOT NULL DEFAULT '{}';
+        CREATE TABLE variable (
+            scope TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, secret INTEGER NOT NULL,
+            changed_at INTEGER NOT NULL, changed_by TEXT NOT NULL, PRIMARY KEY (scope, name));",
+    },
 ];
 
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +139,8 @@ pub struct Lookup {
 pub struct Sequences {
     pub fleet: Arc<Fleet>,
     pub lookup: Lookup,
+    /// Seals what variables hold in secret.
+    pub vault: Arc<Vault>,
 }
 
 /// A version of a sequence as it is listed.
@@ -137,6 +150,9 @@ pub struct SequenceRecord {
     /// SHA-256 of its JSON form.
     pub version: String,
     pub document: String,
+    /// The files that it names, as they were when it was published.
+    #[serde(default, skip_serializing_if = "Files::is_empty")]
+    pub files: Files,
     pub created_at: Timestamp,
     pub created_by: String,
 }
@@ -169,21 +185,29 @@ pub struct RunRecord {
 
 impl Sequences {
     /// Keeps the document as the newest version of its sequence. The same content is the same version.
-    pub fn publish(&self, document: &str, by: &Principal) -> Result<SequenceRecord, Error> {
-        let sequence = parser::parse(document).map_err(Error::Document)?;
+    pub fn publish(&self, document: &str, files: &Files, by: &Principal) -> Result<SequenceRecord, Error> {
+        let sequence = parser::parse_with(document, files).map_err(Error::Document)?;
         let now = self.fleet.clock.now();
         let record = SequenceRecord {
             name: sequence.name.clone(),
             version: sequence.version(),
             document: document.to_owned(),
+            files: files.clone(),
             created_at: now,
             created_by: by.label(),
         };
         self.fleet.db.write(|tx| {
             tx.execute(
-                "INSERT INTO sequence (name, version, document, created_at, created_by) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (name, version) DO UPDATE SET document = ?3, created_at = ?4, created_by = ?5",
-                (&record.name, &record.version, document, now.milliseconds(), &record.created_by),
+                "INSERT INTO sequence (name, version, document, created_at, created_by, files) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (name, version) DO UPDATE SET document = ?3, created_at = ?4, created_by = ?5, files = ?6",
+                (
+                    &record.name,
+                    &record.version,
+                    document,
+                    now.milliseconds(),
+                    &record.created_by,
+                    json!(files).to_string(),
+                ),
             )?;
             audit::append(tx, now, &by.label(), "sequence-publish", &record.name, &record.version)?;
             Ok::<_, Error>(())
@@ -195,7 +219,7 @@ impl Sequences {
     pub fn sequences(&self) -> Result<Vec<SequenceRecord>, Error> {
         self.fleet.db.read(|c| {
             let mut statement = c.prepare_cached(
-                "SELECT name, version, document, created_at, created_by FROM sequence s
+                "SELECT name, version, document, created_at, created_by, files FROM sequence s
                  WHERE created_at = (SELECT max(created_at) FROM sequence WHERE name = s.name)
                  GROUP BY name ORDER BY name",
             )?;
@@ -209,7 +233,7 @@ impl Sequences {
         let (name, version) = reference.split_once('@').unwrap_or((reference, ""));
         let found = self.fleet.db.read(|c| {
             let mut statement = c.prepare_cached(
-                "SELECT name, version, document, created_at, created_by FROM sequence
+                "SELECT name, version, document, created_at, created_by, files FROM sequence
                  WHERE name = ?1 AND substr(version, 1, length(?2)) = ?2 ORDER BY created_at DESC LIMIT 1",
             )?;
             Ok::<_, Error>(statement.query_row((name, version), read_sequence).optional()?)
@@ -218,12 +242,13 @@ impl Sequences {
             let known = self.sequences()?.into_iter().map(|record| record.name).collect();
             return Err(Error::NoSequence { name: reference.to_owned(), known });
         };
-        let sequence = parser::parse(&record.document).map_err(Error::Document)?;
+        let sequence = parser::parse_with(&record.document, &record.files).map_err(Error::Document)?;
         Ok((record, sequence))
     }
 
     /// The order of a run on `machine`; its run has no identifier yet.
     pub fn order(&self, sequence: &Sequence, machine: &Machine, variables: &Values) -> Result<RunOrder, Error> {
+        let variables = &self.values_for(sequence, machine, variables)?;
         Ok(RunOrder {
             run: RunId(String::new()),
             sequence: sequence.clone(),
@@ -231,6 +256,7 @@ impl Sequences {
             variables: variables.clone(),
             images: self.images(sequence, machine, variables)?,
             machine: (self.lookup.facts)(machine),
+            debug: false,
             journal: Vec::new(),
         })
     }
@@ -385,7 +411,7 @@ impl Sequences {
             tx.execute("DELETE FROM run_answer WHERE run = ?1", [run.id.as_str()])?;
             insert_entry(tx, run.id.as_str(), number, &Entry { at: now, item, what: What::Rewound })?;
             tx.execute(
-                "UPDATE run SET state = 'waiting', directive = 'go', error = NULL, hint = NULL, finished_at = NULL,
+                "UPDATE run SET state = 'waiting', directive = CASE WHEN debug THEN 'pause' ELSE 'go' END, error = NULL, hint = NULL, finished_at = NULL,
                     progress = NULL, sent = 0 WHERE id = ?1",
                 [run.id.as_str()],
             )?;
@@ -502,6 +528,7 @@ fn read_sequence(row: &Row<'_>) -> Result<SequenceRecord, rusqlite::Error> {
         document: row.get(2)?,
         created_at: Timestamp::from_milliseconds(row.get(3)?),
         created_by: row.get(4)?,
+        files: serde_json::from_str(&row.get::<_, String>(5)?).unwrap_or_default(),
     })
 }
 

@@ -188,6 +188,11 @@ impl<'a> Engine<'a> {
         self.sets.iter().flat_map(|(_, sets)| sets)
     }
 
+    /// The same with the steps that have set them, in the order of the journal.
+    pub fn sets_by(&self) -> impl Iterator<Item = &(ItemId, Map<String, Value>)> {
+        self.sets.iter()
+    }
+
     /// Where the system is, once a step has said so.
     pub fn target(&self) -> Option<&Target> {
         self.target.as_ref()

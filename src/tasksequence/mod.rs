@@ -52,6 +52,8 @@ mod spelling;
 pub mod steps;
 pub mod story;
 #[cfg(feature = "server")]
+pub mod variable;
+#[cfg(feature = "server")]
 mod yaml;
 
 #[cfg(test)]

@@ -57,6 +57,9 @@ pub(super) struct World {
     pub(super) crashed: bool,
     /// Values given to the run.
     pub(super) variables: Values,
+    /// What the appliance releases to steps, and to which it has.
+    pub(super) secrets: Values,
+    pub(super) released: Vec<String>,
     /// Bytes of the disk that a wipe does not get to.
     pub(super) unreadable_bytes: u64,
 }
@@ -161,6 +164,7 @@ pub(super) fn order(sequence: &Sequence) -> RunOrder {
             used_bytes: 1 << 30,
         }],
         machine: facts(),
+        debug: false,
         journal: Vec::new(),
     }
 }
@@ -485,6 +489,12 @@ impl Host for Machine<'_, '_> {
 
     fn agent_is_installed(&mut self, _: &RunOrder) -> Result<bool, HostError> {
         Ok(self.world.borrow().disk.files.contains_key("/var/lib/remint/agent.json"))
+    }
+
+    fn secrets(&mut self, _: &RunId, item: &ItemId) -> Result<Values, HostError> {
+        let mut world = self.world.borrow_mut();
+        world.released.push(item.0.clone());
+        Ok(world.secrets.clone())
     }
 
     fn install_baseline(&mut self, _: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {

@@ -38,6 +38,11 @@ impl Bench {
 
     /// A lab of one machine called `bench-1` against a copy of the site; `prepare` may change the copy before it is served.
     pub(crate) fn lab(&self, dhcp: Dhcp, machine: MachineSpec, prepare: impl FnOnce(&Path)) -> Lab {
+        self.lab_of(dhcp, vec![machine], prepare)
+    }
+
+    /// The same with several machines.
+    pub(crate) fn lab_of(&self, dhcp: Dhcp, machines: Vec<MachineSpec>, prepare: impl FnOnce(&Path)) -> Lab {
         let _ = std::fs::remove_dir_all(&self.folder);
         std::fs::create_dir_all(&self.folder).unwrap();
         let site = self.folder.join("site");
@@ -50,7 +55,7 @@ impl Bench {
             until: "managed".to_owned(),
             time_limit_seconds: STEP_LIMIT.as_secs(),
             console_port: 0,
-            machines: vec![machine],
+            machines,
         };
         let program = Path::new(env!("CARGO_BIN_EXE_remint"));
         Lab::open(&scenario, program, &self.folder, |event| println!("  {event}")).unwrap()

@@ -25,7 +25,7 @@ use crate::tasksequence::plan;
 use super::link::{AskMissing, CHUNKS_PATH, IMAGE_PATH, Missing, Published};
 
 /// A capture of which nothing is heard for so long keeps the collector of garbage away no more.
-const HOLD_SECONDS_MAX: i64 = 3600;
+const HOLD_SECONDS_MAX: u64 = 3600;
 
 /// What the routes work on.
 pub struct Captures {

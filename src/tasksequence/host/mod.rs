@@ -23,6 +23,7 @@ use crate::stdx::time::Timestamp;
 use super::journal::{DiskIdentity, Entry};
 use super::layout::{Layout, NewTable, Target};
 use super::link::{ImageGrant, RunId, RunOrder};
+use super::model::{ItemId, Values};
 
 /// Where the machine is: which system runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -184,13 +185,21 @@ pub enum WipeMethod {
     #[default]
     Overwrite,
     Discard,
+    NvmeFormat,
+    NvmeSanitize,
+    AtaSecureErase,
 }
 
 impl WipeMethod {
+    pub const NAMES: [&'static str; 5] = ["overwrite", "discard", "nvme-format", "nvme-sanitize", "ata-secure-erase"];
+
     pub fn name(self) -> &'static str {
         match self {
             WipeMethod::Overwrite => "overwrite",
             WipeMethod::Discard => "discard",
+            WipeMethod::NvmeFormat => "nvme-format",
+            WipeMethod::NvmeSanitize => "nvme-sanitize",
+            WipeMethod::AtaSecureErase => "ata-secure-erase",
         }
     }
 }
@@ -209,6 +218,8 @@ pub struct HardwareTest {
     pub processor: Duration,
     /// A disk and how many places of it are read.
     pub disk: Option<(Disk, u32)>,
+    /// How long data is fetched from the appliance.
+    pub network: Duration,
 }
 
 /// Told while something long goes on; answers whether to go on.
@@ -292,6 +303,8 @@ pub trait Host {
     /// The next restart starts this kernel of `Root::Target` without the firmware.
     fn load_kernel(&mut self, kernel: &str, initramfs: &str, command_line: &str) -> Result<(), HostError>;
 
+    /// The secrets that this step of the run needs, from the appliance, for this once.
+    fn secrets(&mut self, run: &RunId, item: &ItemId) -> Result<Values, HostError>;
     /// Puts the running agent, its service and its identity into `Root::Target`; the evidence says what is there now.
     fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError>;
     /// Whether all that `install_agent` writes is there and equal.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::imaging;
 use crate::imaging::apply::{Options, make_match};
@@ -26,7 +26,8 @@ use crate::stdx::time::{Clock, SystemClock, Timestamp};
 use crate::tasksequence::fstab::linux_type;
 use crate::tasksequence::journal::{DiskIdentity, Entry};
 use crate::tasksequence::layout::{Layout, NewTable, Target};
-use crate::tasksequence::link::{ImageGrant, RunOrder};
+use crate::tasksequence::link::{ImageGrant, RunId, RunOrder};
+use crate::tasksequence::model::{ItemId, Values};
 
 use super::{
     Applied, Capture, Captured, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError,
@@ -50,6 +51,9 @@ pub trait Surroundings {
     fn disks(&mut self) -> Result<Vec<Disk>, HostError>;
     /// The manifest, its signature checked, and where its chunks are.
     fn image(&mut self, image: &ImageGrant) -> Result<(Manifest, Box<dyn ChunkSource>), HostError>;
+    fn secrets(&mut self, run: &RunId, item: &ItemId) -> Result<Values, HostError>;
+    /// Fetches data from the appliance for so long: bytes, and the time that it took.
+    fn throughput(&mut self, duration: Duration) -> Result<(u64, Duration), HostError>;
     /// Where the chunks of a capture go.
     fn receiver(&mut self, capture: &Capture) -> Result<Box<dyn Receiver>, HostError>;
     /// Puts the agent, its service and its identity into the system mounted at `root`.
@@ -239,7 +243,16 @@ impl<S: Surroundings> Host for Real<S> {
     }
 
     fn test_hardware(&mut self, test: &HardwareTest, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
-        trial::run(test, watch)
+        let mut evidence = trial::run(test, watch)?;
+        if !test.network.is_zero() {
+            watch.line(self.now(), "fetching from the appliance");
+            let (bytes, took) = self.surroundings.throughput(test.network)?;
+            let rate = bytes as f64 / took.as_secs_f64().max(0.001) / 1e6;
+            let seconds = took.as_secs_f64();
+            let network = json!({ "bytes": bytes, "seconds": seconds, "megabytes_per_second": rate });
+            evidence.insert("network".into(), network);
+        }
+        Ok(evidence)
     }
 
     fn layout(&mut self, disk: &Disk) -> Result<Option<Layout>, HostError> {
@@ -326,6 +339,10 @@ impl<S: Surroundings> Host for Real<S> {
         })
     }
 
+    fn secrets(&mut self, run: &RunId, item: &ItemId) -> Result<Values, HostError> {
+        self.surroundings.secrets(run, item)
+    }
+
     fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError> {
         let folder = self.folder(Root::Target)?;
         self.surroundings.install_agent(folder, order)
@@ -376,7 +393,7 @@ fn grant_of(name: &str, id: &VersionId) -> ImageGrant {
     ImageGrant { reference: name.clone(), name, version: id.to_string(), disk_bytes: 0, used_bytes: 0 }
 }
 
-fn image_failed(error: crate::imaging::error::Error) -> HostError {
+fn image_failed(error: imaging::error::Error) -> HostError {
     let transient = error.is_transient();
     HostError { transient, ..failed(error) }
 }

@@ -71,7 +71,8 @@ impl Sequences {
                 tx.execute("UPDATE run SET progress = ?2 WHERE id = ?1", (run.id.as_str(), text))?;
             }
             let (journal, answers) = (entry_count(tx, run.id.as_str())?, answers(tx, run.id.as_str())?);
-            let reply = EventsReply { journal, lines, directive: run.directive, answers };
+            let directive = find_run(tx, run.id.as_str())?.directive;
+            let reply = EventsReply { journal, lines, directive, answers };
             Ok::<_, Error>((reply, consequences))
         })?;
         self.carry_out(machine, message, &consequences)?;
@@ -167,7 +168,8 @@ fn note_entry(
             }
             let name = item.map(|item| item.name.as_str()).unwrap_or_default();
             tx.execute(
-                "UPDATE run SET state = 'running', step = ?2, step_name = ?3, progress = NULL, question = ?4 WHERE id = ?1",
+                "UPDATE run SET state = 'running', step = ?2, step_name = ?3, progress = NULL, question = ?4,
+                    directive = CASE WHEN debug AND directive = 'go' THEN 'pause' ELSE directive END WHERE id = ?1",
                 (id, entry.item.as_str(), name, item.and_then(|item| question(&item.work))),
             )?;
             consequences.restart = item.and_then(|item| restarts_into(&item.work)).or(consequences.restart);

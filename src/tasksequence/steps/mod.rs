@@ -20,6 +20,7 @@ mod power_off;
 mod prompt;
 mod restart;
 mod run_command;
+mod run_script;
 pub mod selection;
 mod set_boot_order;
 mod set_hostname;
@@ -64,6 +65,7 @@ pub const TABLE: &[Row] = &[
     install_packages::ROW,
     install_baseline::ROW,
     run_command::ROW,
+    run_script::ROW,
     set_variable::ROW,
     prompt::PROMPT,
     prompt::APPROVAL,
@@ -126,6 +128,8 @@ pub enum Kind {
     DiskRule,
     /// Permission bits such as "0644".
     FileMode,
+    /// The path of a script beside the document.
+    Script,
     /// A size, a share of a disk in per cent, or `rest`.
     Share,
     /// The name of a partition, or its number.
