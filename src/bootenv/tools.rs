@@ -59,9 +59,8 @@ pub fn collect(
         let package = shelf.unpack(package)?.ok_or_else(|| Error::NoTool { package: package.to_owned() })?;
         for file in files {
             let missing = || Error::NotInPackage { what: file.to_owned(), package: package.name.clone() };
-            let place = [shelf.root.join(file), shelf.root.join("usr").join(file)];
-            let place = place.iter().find(|path| path.exists()).ok_or_else(missing)?;
-            let content = fs::read(place).map_err(Error::file(place))?;
+            let place = shelf.find(file).ok_or_else(missing)?;
+            let content = fs::read(&place).map_err(Error::file(&place))?;
             match elf::needs(&content) {
                 Some(_) => shelf.add_program(&mut toolbox, file, content)?,
                 None => drop(toolbox.files.insert(file.to_owned(), (0o644, content))),
@@ -96,6 +95,14 @@ impl Shelf {
             self.waiting.extend(package.depends()?.into_iter().filter(|name| name.starts_with("lib")));
         }
         Ok(Some(package))
+    }
+
+    /// A file of the unpacked packages; programs move between these folders from one release of Debian to the next.
+    fn find(&self, file: &str) -> Option<PathBuf> {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        let folders = ["sbin", "bin", "usr/sbin", "usr/bin"];
+        let places = folders.iter().map(|folder| self.root.join(folder).join(name));
+        std::iter::once(self.root.join(file)).chain(places).find(|path| path.exists())
     }
 
     fn add_program(&mut self, toolbox: &mut Toolbox, file: &str, content: Vec<u8>) -> Result<(), Error> {

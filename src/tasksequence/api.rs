@@ -19,9 +19,7 @@ use super::deployment::{DeploymentDetail, DeploymentRecord, Preview, Request};
 use super::event::{Directive, Line};
 use super::host::Place;
 use super::journal::Entry;
-use super::link::{
-    EventsReply, FetchRun, FetchRunReply, ImageGrant, PostEvents, THROUGHPUT_BYTES, THROUGHPUT_PATH,
-};
+use super::link::{EventsReply, FetchRun, FetchRunReply, ImageGrant, PostEvents, THROUGHPUT_BYTES, THROUGHPUT_PATH};
 use super::model::{Sequence, Values};
 use super::parser::{self, Files};
 use super::plan::{self, Plan};
