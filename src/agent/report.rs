@@ -281,6 +281,13 @@ impl Reporter for Reports {
         self.lock().directive
     }
 
+    fn settle(&mut self) {
+        let mut state = self.lock();
+        self.hurry(&mut state);
+        let unheard = |state: &mut State| state.refused.is_none() && state.acknowledged < state.entries.len();
+        drop(self.shared.changed.wait_while(state, unheard));
+    }
+
     fn answer(&mut self, item: &ItemId) -> Option<Value> {
         self.lock().answers.get(item).cloned()
     }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::reboot::{RebootMode, reboot};
+
 use super::baseline;
 use super::enrol::{KeyError, MachineKey};
 use super::policy::{Schedule, Task};
@@ -24,7 +26,7 @@ use crate::tasksequence::host::real::Real;
 use crate::tasksequence::host::{Host, Place};
 use crate::tasksequence::journal::{FileJournal, JournalError};
 use crate::tasksequence::link::{FetchRun, RunOrder};
-use crate::tasksequence::run::{Outcome, drive};
+use crate::tasksequence::run::{Outcome, Then, drive};
 
 /// How often the loop looks whether something is due or it is told to stop.
 const TICK: Duration = Duration::from_secs(1);
@@ -153,12 +155,16 @@ impl Agent<'_> {
             Box::new(|_| {}),
         );
         match drive(&order, &mut journal, &mut host, &mut reports) {
-            Outcome::Finished(result) => {
+            Outcome::Finished(result, then) => {
                 (self.say)(&format!("{}: {result:?}", order.run));
                 while !reports.finish(None, FAREWELL) {
                     (self.say)("the appliance does not know yet how the run ended; telling it again");
                 }
                 self.folder.remove_run()?;
+                if then == Then::PowerOff {
+                    (self.say)("switching the machine off");
+                    end("poweroff", RebootMode::RB_POWER_OFF);
+                }
             }
             Outcome::Restart(place) => {
                 reports.finish(Some(place), FAREWELL);
@@ -234,19 +240,20 @@ impl Agent<'_> {
     }
 }
 
-/// Asks systemd to restart in order; where there is none, syncs and restarts.
 fn restart() -> ! {
-    let ordered = crate::software::host::run(
-        &["systemctl".to_owned(), "reboot".to_owned()],
-        Path::new("/"),
-        Duration::from_secs(30),
-    );
+    end("reboot", RebootMode::RB_AUTOBOOT)
+}
+
+/// Asks systemd to do it in order; where there is none, syncs and does it.
+fn end(word: &str, mode: RebootMode) -> ! {
+    let ordered =
+        crate::software::host::run(&["systemctl".to_owned(), word.to_owned()], Path::new("/"), Duration::from_secs(30));
     if ordered.is_ok_and(|ended| ended.code == 0) {
         // systemd ends this process; if it has not by then, the restart below does.
         thread::sleep(Duration::from_secs(120));
     }
     nix::unistd::sync();
-    let _ = nix::sys::reboot::reboot(nix::sys::reboot::RebootMode::RB_AUTOBOOT);
+    let _ = reboot(mode);
     loop {
         thread::park();
     }

@@ -1,24 +1,34 @@
 //! What a run's host does not know and the program around it does: hardware, images, the agent's own files, packages.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::baseline;
 use super::images;
 use super::state::{self, Folder, Identity};
+use crate::imaging::intake::Receiver;
 use crate::imaging::manifest::Manifest;
 use crate::imaging::store::ChunkSource;
 use crate::inventory::hardware;
-use crate::link::client::Client;
+use crate::link;
+use crate::link::client::{Client, patiently};
+use crate::stdx::backoff::Backoff;
 use crate::stdx::digest::sha256_of_file;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::time::{Clock, SystemClock};
+use crate::tasksequence::capture::link::Appliance;
 use crate::tasksequence::host::real::Surroundings;
-use crate::tasksequence::host::{self, Disk, FileContent, Hardware, HostError, Watch};
+use crate::tasksequence::host::{self, Capture, Disk, FileContent, Hardware, HostError, Watch};
 use crate::tasksequence::journal::{Entry, emit};
-use crate::tasksequence::link::{ImageGrant, RunOrder};
+use crate::tasksequence::link::{AskSecrets, ImageGrant, RunId, RunOrder, THROUGHPUT_BYTES, THROUGHPUT_PATH};
+use crate::tasksequence::model::{ItemId, Values};
+
+/// A few minutes of an appliance that restarts.
+const SECRETS_ATTEMPTS_MAX: u32 = 12;
 
 /// This machine, enrolled with `identity` and talking through `client`.
 pub struct Around {
@@ -54,6 +64,30 @@ impl Surroundings for Around {
     fn image(&mut self, image: &ImageGrant) -> Result<(Manifest, Box<dyn ChunkSource>), HostError> {
         images::open(&self.client, &self.identity.site_public_key, &image.version)
             .map_err(|error| HostError { transient: error.is_transient(), ..failed(&error) })
+    }
+
+    fn secrets(&mut self, run: &RunId, item: &ItemId) -> Result<Values, HostError> {
+        let question = AskSecrets { run: run.clone(), item: item.clone() };
+        let decide = |attempt, _: &link::Error| match attempt < SECRETS_ATTEMPTS_MAX {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        let released = patiently(Backoff::PATIENT, decide, || self.client.call(&question));
+        released.map(|secrets| secrets.values).map_err(|error| failed(&error))
+    }
+
+    fn throughput(&mut self, duration: Duration) -> Result<(u64, Duration), HostError> {
+        let (begun, mut bytes) = (Instant::now(), 0);
+        while begun.elapsed() < duration {
+            let fetched = self.client.get(THROUGHPUT_PATH, 2 * THROUGHPUT_BYTES);
+            bytes += fetched.map_err(|error| failed(&error))?.len() as u64;
+        }
+        Ok((bytes, begun.elapsed()))
+    }
+
+    fn receiver(&mut self, capture: &Capture) -> Result<Box<dyn Receiver>, HostError> {
+        let Capture { run, image, tag } = capture.clone();
+        Ok(Box::new(Appliance { client: self.client.clone(), run, image, tag }))
     }
 
     fn install_agent(&mut self, root: &Path, _: &RunOrder) -> Result<Map<String, Value>, HostError> {

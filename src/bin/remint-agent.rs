@@ -21,10 +21,7 @@ fn main() -> ExitCode {
     let rest: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     match (name, rest.as_slice()) {
         ("modprobe", rest) => modprobe(rest),
-        (_, ["ramdisk"]) => {
-            ramdisk::run::main();
-            ExitCode::SUCCESS
-        }
+        (_, ["ramdisk"]) => ExitCode::from(ramdisk::run::main().exit_code()),
         _ if std::process::id() == 1 => ramdisk::init::main(),
         (_, ["service"]) => serve(),
         (_, ["status"]) => status(),

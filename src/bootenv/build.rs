@@ -35,7 +35,7 @@ pub fn build(plan: &Plan, now: Timestamp, say: &mut dyn FnMut(&str)) -> Result<(
     let packages = unpack(plan, &scratch.0, now, say)?;
     let kernel = Kernel::open(&scratch.0, "kernel", &packages)?;
     say(&format!("writing the initramfs for Linux {}", kernel.release));
-    let toolbox = tools::collect(&plan.tools, &scratch.0, &plan.cache, now)?;
+    let toolbox = tools::collect(&plan.tools, plan.debug_shell, &scratch.0, &plan.cache, now)?;
     let (archive, modules) = initramfs(plan.flavour, &kernel, &Init::Agent(agent.clone(), toolbox.files), &scratch.0)?;
     let mut files = vec![("vmlinuz", kernel.image.clone()), ("initrd.img", pack(plan.flavour, &archive)?)];
     files.extend(programs::read(&scratch.0, programs::AMD64, &packages)?);
@@ -345,6 +345,7 @@ mod tests {
             arm64: false,
             agent_arm64: None,
             ia32: false,
+            debug_shell: false,
         }))
     }
 

@@ -75,6 +75,8 @@ pub struct Ia32 {
     /// The last Debian release that has it is 12.
     pub shim: Source,
     pub signed_grub: Source,
+    /// Bring a shell along, which runs in debug mode offer on the machine's own console.
+    pub debug_shell: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +97,7 @@ pub struct Plan {
     pub firmware: Vec<(&'static str, Source)>,
     pub arm64: Option<Arm64>,
     pub ia32: Option<Ia32>,
+    pub debug_shell: bool,
     pub agent: PathBuf,
     pub output: PathBuf,
     pub cache: PathBuf,
@@ -130,6 +133,7 @@ impl Plan {
                 shim: archive("shim-signed", "bookworm", "i386"),
                 signed_grub: archive("grub-efi-ia32-signed", "trixie", "i386"),
             }),
+            debug_shell: request.debug_shell,
             agent: request.agent,
             output: request.output,
             cache: request.cache,

@@ -14,6 +14,8 @@ use super::plan::Tools;
 use crate::stdx::time::Timestamp;
 
 const LIST: &str = include_str!("../../boot/tools.list");
+/// One program with a shell and all that one types into it.
+const SHELL: (&str, &str) = ("busybox-static", "bin/busybox");
 /// Where Debian keeps the libraries of amd64; a loader looks there by itself.
 const LIBRARIES: &str = "lib/x86_64-linux-gnu";
 const LIBRARY_FOLDERS: [&str; 4] = [LIBRARIES, "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64"];
@@ -33,7 +35,13 @@ pub fn list() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
 }
 
 /// Unpacks the packages below `scratch` and takes out of them what is needed.
-pub fn collect(source: &Tools, scratch: &Path, cache: &Path, now: Timestamp) -> Result<Toolbox, Error> {
+pub fn collect(
+    source: &Tools,
+    debug_shell: bool,
+    scratch: &Path,
+    cache: &Path,
+    now: Timestamp,
+) -> Result<Toolbox, Error> {
     let mut shelf = Shelf {
         root: scratch.join("tools"),
         suite: None,
@@ -47,13 +55,12 @@ pub fn collect(source: &Tools, scratch: &Path, cache: &Path, now: Timestamp) -> 
         Tools::Files(files) => shelf.given = files.iter().map(|file| Package::open(file)).collect::<Result<_, _>>()?,
     }
     let mut toolbox = Toolbox::default();
-    for (package, files) in list() {
+    for (package, files) in list().chain(debug_shell.then(|| (SHELL.0, vec![SHELL.1]))) {
         let package = shelf.unpack(package)?.ok_or_else(|| Error::NoTool { package: package.to_owned() })?;
         for file in files {
             let missing = || Error::NotInPackage { what: file.to_owned(), package: package.name.clone() };
-            let place = [shelf.root.join(file), shelf.root.join("usr").join(file)];
-            let place = place.iter().find(|path| path.exists()).ok_or_else(missing)?;
-            let content = fs::read(place).map_err(Error::file(place))?;
+            let place = shelf.find(file).ok_or_else(missing)?;
+            let content = fs::read(&place).map_err(Error::file(&place))?;
             match elf::needs(&content) {
                 Some(_) => shelf.add_program(&mut toolbox, file, content)?,
                 None => drop(toolbox.files.insert(file.to_owned(), (0o644, content))),
@@ -88,6 +95,14 @@ impl Shelf {
             self.waiting.extend(package.depends()?.into_iter().filter(|name| name.starts_with("lib")));
         }
         Ok(Some(package))
+    }
+
+    /// A file of the unpacked packages; programs move between these folders from one release of Debian to the next.
+    fn find(&self, file: &str) -> Option<PathBuf> {
+        let name = file.rsplit('/').next().unwrap_or(file);
+        let folders = ["sbin", "bin", "usr/sbin", "usr/bin"];
+        let places = folders.iter().map(|folder| self.root.join(folder).join(name));
+        std::iter::once(self.root.join(file)).chain(places).find(|path| path.exists())
     }
 
     fn add_program(&mut self, toolbox: &mut Toolbox, file: &str, content: Vec<u8>) -> Result<(), Error> {
@@ -150,7 +165,7 @@ mod tests {
         super::super::debian::run(build.args(["-b", "--root-owner-group"]).arg(folder.path().join("tree")).arg(&file))
             .unwrap();
         let source = Tools::Files(vec![file]);
-        let error = collect(&source, folder.path(), folder.path(), Timestamp::default()).unwrap_err();
+        let error = collect(&source, false, folder.path(), folder.path(), Timestamp::default()).unwrap_err();
         assert_eq!(error.to_string(), "find the package `e2fsprogs`, whose programs steps need");
     }
 }

@@ -66,6 +66,9 @@ pub(super) struct Build {
     /// Boot programs for UEFI firmware of 32 bits too (the processor must know 64)
     #[arg(long)]
     ia32: bool,
+    /// Bring a shell along: runs in debug mode offer it on the machine's own console
+    #[arg(long)]
+    debug_shell: bool,
     /// Keeps downloads from one build to the next [default: ~/.cache/remint]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -105,6 +108,7 @@ fn build(arguments: Build, context: &Context) -> Result<(), Failure> {
         grub_deb: arguments.grub_deb,
         shim_deb: arguments.shim_deb,
         signed_grub_deb: arguments.signed_grub_deb,
+        debug_shell: arguments.debug_shell,
         tool_debs: (!arguments.tool_debs.is_empty()).then_some(arguments.tool_debs),
         memtest_deb: arguments.memtest_deb,
         firmware: !arguments.no_firmware,

@@ -84,6 +84,9 @@ pub(super) struct Start {
     /// Wake the machines by Wake-on-LAN
     #[arg(long)]
     wake: bool,
+    /// Stop before each step; `remint deploy continue RUN` lets the next one begin
+    #[arg(long)]
+    debug: bool,
     /// Follow it until it is over
     #[arg(long)]
     watch: bool,
@@ -135,7 +138,7 @@ fn start(arguments: Start, context: &Context) -> Result<(), Failure> {
     let later = |seconds: Seconds| now.plus_seconds(seconds.0.cast_signed());
     let mut body = json!({
         "sequence": name, "machines": arguments.machine, "collection": arguments.collection,
-        "variables": arguments.variables.json(),
+        "variables": arguments.variables.json(), "debug": arguments.debug,
         "rollout": {
             "start_at": arguments.after.map(later), "deadline": arguments.deadline.map(later),
             "at_once": arguments.at_once, "rings": arguments.rings,

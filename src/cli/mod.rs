@@ -33,6 +33,7 @@ mod serve;
 mod store;
 mod token;
 mod user;
+mod variable;
 mod wim;
 
 use std::ffi::OsString;
@@ -75,6 +76,9 @@ enum Command {
     /// Task sequences: check, plan, publish
     #[command(subcommand)]
     Sequence(sequence::Command),
+    /// Values and secrets for the variables of task sequences
+    #[command(subcommand)]
+    Variable(variable::Command),
     /// Sequences on machines: start, watch, pause, cancel
     #[command(subcommand)]
     Deploy(deploy::Command),
@@ -137,6 +141,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Machine(command) => machine::run(command, context),
         Command::Collection(command) => collection::run(command, context),
         Command::Sequence(command) => sequence::run(command, context),
+        Command::Variable(command) => variable::run(command, context),
         Command::Deploy(command) => deploy::run(command, context),
         Command::Package(command) => package::run(command, context),
         Command::Baseline(command) => baseline::run(command, context),

@@ -1,7 +1,7 @@
 //! `remint sequence ...`
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use super::context::Context;
 use super::{Failure, output};
 use crate::tasksequence::db::SequenceRecord;
 use crate::tasksequence::model::{Block, Item, Sequence, Work};
-use crate::tasksequence::parser::{self, Problem};
+use crate::tasksequence::parser::{self, Files, Problem};
 use crate::tasksequence::plan::{Fate, Plan};
 use crate::tasksequence::{schema, steps};
 
@@ -80,23 +80,24 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 fn check(file: &Path, offline: bool, context: &Context) -> Result<(), Failure> {
-    let document = read(file)?;
+    let Source { document, files } = &Source::read(file)?;
     let problems = match (offline, context.api()) {
         (false, Ok(api)) => {
-            let checked: Value = api.post("/api/v1/sequences/check", &json!({ "document": document }))?;
+            let body = json!({ "document": document, "files": files });
+            let checked: Value = api.post("/api/v1/sequences/check", &body)?;
             serde_json::from_value(checked["problems"].clone()).unwrap_or_default()
         }
-        _ => parser::parse(&document).err().unwrap_or_default(),
+        _ => parser::parse_with(document, files).err().unwrap_or_default(),
     };
     if context.json() {
         output::json(&json!({ "file": file, "problems": problems }))?;
     } else {
-        problems.iter().for_each(|problem| output::line(shown(file, &document, problem)));
+        problems.iter().for_each(|problem| output::line(shown(file, document, files, problem)));
     }
     match problems.len() {
         0 if context.json() => Ok(()),
         0 => {
-            let sequence = parsed(file, &document)?;
+            let sequence = parsed(file, document, files)?;
             output::line(format!("{} is sound: version {}", file.display(), &sequence.version()[..12]));
             Ok(())
         }
@@ -106,8 +107,12 @@ fn check(file: &Path, offline: bool, context: &Context) -> Result<(), Failure> {
 }
 
 /// `file:line:column: message`, the line itself with a caret, the hint.
-fn shown(file: &Path, document: &str, problem: &Problem) -> String {
-    let mut text = format!("{}:{}:{}: {}", file.display(), problem.line, problem.column, problem.message);
+fn shown(file: &Path, document: &str, files: &Files, problem: &Problem) -> String {
+    let (name, document) = match &problem.file {
+        Some(path) => (file.with_file_name(path), files.get(path).map_or("", String::as_str)),
+        None => (file.to_owned(), document),
+    };
+    let mut text = format!("{}:{}:{}: {}", name.display(), problem.line, problem.column, problem.message);
     if let Some(line) = document.lines().nth(problem.line.saturating_sub(1) as usize) {
         let number = problem.line.to_string();
         let before: String = line
@@ -126,7 +131,7 @@ fn shown(file: &Path, document: &str, problem: &Problem) -> String {
 
 fn show(sequence: &str, context: &Context) -> Result<(), Failure> {
     let sequence: Sequence = match local(sequence)? {
-        Some((file, document)) => parsed(&file, &document)?,
+        Some((file, source)) => parsed(&file, &source.document, &source.files)?,
         None => {
             let shown: Value = context.api()?.get(&format!("/api/v1/sequences/{}", escaped(sequence)))?;
             serde_json::from_value(shown["sequence"].clone()).map_err(|error| Failure::new(error.to_string()))?
@@ -172,9 +177,10 @@ fn show_item(item: &Item, depth: usize) {
 fn plan(sequence: &str, machine: &str, variables: &Variables, context: &Context) -> Result<(), Failure> {
     let mut body = json!({ "machine": machine, "variables": variables.json() });
     match local(sequence)? {
-        Some((file, document)) => {
-            parsed(&file, &document)?;
-            body["document"] = document.into();
+        Some((file, source)) => {
+            parsed(&file, &source.document, &source.files)?;
+            body["document"] = source.document.into();
+            body["files"] = json!(source.files);
         }
         None => body["sequence"] = sequence.into(),
     }
@@ -224,9 +230,9 @@ fn publish(file: &Path, context: &Context) -> Result<(), Failure> {
 
 /// Checks a document here, where its lines can be shown, and publishes it.
 pub(super) fn publish_file(file: &Path, context: &Context) -> Result<SequenceRecord, Failure> {
-    let document = read(file)?;
-    parsed(file, &document)?;
-    context.api()?.post("/api/v1/sequences", &json!({ "document": document }))
+    let Source { document, files } = Source::read(file)?;
+    parsed(file, &document, &files)?;
+    context.api()?.post("/api/v1/sequences", &json!({ "document": document, "files": files }))
 }
 
 fn list(context: &Context) -> Result<(), Failure> {
@@ -267,19 +273,44 @@ fn explain(step: Option<&str>, context: &Context) -> Result<(), Failure> {
 }
 
 /// The content of the file, when `sequence` names one rather than a published sequence.
-pub(super) fn local(sequence: &str) -> Result<Option<(PathBuf, String)>, Failure> {
+pub(super) fn local(sequence: &str) -> Result<Option<(PathBuf, Source)>, Failure> {
     let path = Path::new(sequence);
     let named = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-    if named || path.is_file() { Ok(Some((path.to_owned(), read(path)?))) } else { Ok(None) }
+    if named || path.is_file() { Ok(Some((path.to_owned(), Source::read(path)?))) } else { Ok(None) }
+}
+
+/// A document with the files that it names, which lie in its folder or below it.
+pub(super) struct Source {
+    document: String,
+    files: Files,
+}
+
+impl Source {
+    fn read(file: &Path) -> Result<Source, Failure> {
+        let document = read(file)?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let (mut files, mut todo) = (Files::new(), parser::references(&document));
+        while let Some(reference) = todo.pop() {
+            let path = Path::new(&reference.path);
+            let below = path.components().all(|part| matches!(part, Component::Normal(_)));
+            // What is not there the parser reports, with the line that names it.
+            let Some(text) = fs::read_to_string(folder.join(path)).ok().filter(|_| below) else { continue };
+            if reference.document && !files.contains_key(&reference.path) {
+                todo.extend(parser::references(&text));
+            }
+            files.insert(reference.path, text);
+        }
+        Ok(Source { document, files })
+    }
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
     fs::read_to_string(file).map_err(|error| Failure::new(format!("read {}: {error}", file.display())))
 }
 
-fn parsed(file: &Path, document: &str) -> Result<Sequence, Failure> {
-    parser::parse(document).map_err(|problems| {
-        let shown: Vec<String> = problems.iter().map(|problem| shown(file, document, problem)).collect();
+fn parsed(file: &Path, document: &str, files: &Files) -> Result<Sequence, Failure> {
+    parser::parse_with(document, files).map_err(|problems| {
+        let shown: Vec<String> = problems.iter().map(|problem| shown(file, document, files, problem)).collect();
         Failure::new(shown.join("\n"))
     })
 }

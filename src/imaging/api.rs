@@ -296,7 +296,7 @@ async fn delete_version(State(images): State<Images>, Path(name): Path<String>) 
     .map(|()| StatusCode::NO_CONTENT)
 }
 
-pub(super) fn problem(error: Error) -> Problem {
+pub fn problem(error: Error) -> Problem {
     let status = match &error {
         Error::NoImage { .. } | Error::NoVersion { .. } | Error::MissingPack { .. } => StatusCode::NOT_FOUND,
         Error::BadName { .. } => StatusCode::BAD_REQUEST,

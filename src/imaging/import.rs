@@ -76,14 +76,7 @@ impl Importer<'_> {
     /// A disk, or a partition: only what its file systems use.
     pub fn disk(&self, name: &str, source: Source) -> Result<Imported, Error> {
         check_name(name)?;
-        let used = used_ranges(&*source.content)
-            .map_err(|error| Error::NoDisk { what: source.description.clone(), reason: error.to_string() })?;
-        let header = disk_header(&used, &source, self.now);
-        let ranges = split(used.ranges, last_partition_end(&used.volumes));
-        let content = match &source.stored {
-            Some(stored) => Content::of_used(&ranges, stored, used.size),
-            None => Content { used: ranges, zeros: Vec::new() },
-        };
+        let (header, content) = disk_content(&source, self.now)?;
         self.take(name, &source, content, header)
     }
 
@@ -122,7 +115,7 @@ impl Importer<'_> {
     }
 
     /// The newest version of `name`, if it has the content of `manifest`.
-    fn same(&self, name: &str, manifest: &Manifest) -> Result<Option<(Version, VersionId)>, Error> {
+    pub(super) fn same(&self, name: &str, manifest: &Manifest) -> Result<Option<(Version, VersionId)>, Error> {
         let Some(newest) = self.store.versions(name)?.pop() else { return Ok(None) };
         let signed = self.store.manifest(&newest)?;
         let Ok(old) = signed.verify(&self.key.public()) else { return Ok(None) };
@@ -131,6 +124,19 @@ impl Importer<'_> {
         let same = same_header == manifest.header && old.extents == manifest.extents && old.zeros == manifest.zeros;
         Ok(same.then(|| (newest, signed.version())))
     }
+}
+
+/// What of a disk, or a partition, becomes an image: what its file systems use.
+pub fn disk_content(source: &Source, now: Timestamp) -> Result<(Header, Content), Error> {
+    let used = used_ranges(&*source.content)
+        .map_err(|error| Error::NoDisk { what: source.description.clone(), reason: error.to_string() })?;
+    let header = disk_header(&used, source, now);
+    let ranges = split(used.ranges, last_partition_end(&used.volumes));
+    let content = match &source.stored {
+        Some(stored) => Content::of_used(&ranges, stored, used.size),
+        None => Content { used: ranges, zeros: Vec::new() },
+    };
+    Ok((header, content))
 }
 
 fn header(kind: Kind, size: u64, source: &Source, created: Timestamp) -> Header {

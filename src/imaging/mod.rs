@@ -25,6 +25,7 @@ pub mod error;
 pub mod file_diff;
 pub mod fs;
 pub mod import;
+pub mod intake;
 pub mod link;
 pub mod manifest;
 pub mod moves;

@@ -76,6 +76,12 @@ impl Client {
         read(&mut answer, bytes_max, &self.url(path))
     }
 
+    /// Posts bytes as they are; what is answered, at most `REPLY_BYTES_MAX`.
+    pub fn post(&self, path: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut answer = self.send("POST", path, Some(bytes), None)?;
+        read(&mut answer, REPLY_BYTES_MAX, &self.url(path))
+    }
+
     /// A request of the people's API: any method, JSON in, JSON out (`null` for an empty answer).
     pub fn json(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Error> {
         let bytes = body.map(|value| value.to_string().into_bytes());

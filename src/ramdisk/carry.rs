@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::screen::{Event, Step};
+use super::shell;
 use super::terminal::Terminal;
-use crate::agent::report::{ApplianceJournal, Health, Reports};
+use crate::agent::report::{self, ApplianceJournal, Health, Reports};
 use crate::agent::state::Identity;
 use crate::agent::surroundings::Around;
 use crate::link::client::Client;
@@ -18,7 +19,7 @@ use crate::tasksequence::host::{Host, Place};
 use crate::tasksequence::journal::{Entry, RunResult, StepResult, What};
 use crate::tasksequence::link::RunOrder;
 use crate::tasksequence::model::{Item, ItemId, Work};
-use crate::tasksequence::run::{Outcome, drive};
+use crate::tasksequence::run::{Outcome, Then, drive};
 
 /// How long the last report may take before the machine restarts without it; the journal is with the appliance anyway.
 const FAREWELL: Duration = Duration::from_secs(60);
@@ -26,6 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// What comes after a run, or a part of it.
 pub enum Next {
     Restart,
+    PowerOff,
     AskAgain,
 }
 
@@ -56,14 +58,18 @@ pub fn carry_out(
             reports.finish(Some(place), FAREWELL);
             Ok(Next::Restart)
         }
-        Outcome::Finished(result) => {
+        Outcome::Finished(result, then) => {
             reports.finish(None, FAREWELL);
             terminal.activity(match result {
                 RunResult::Succeeded => "The run has succeeded",
                 RunResult::Failed => "The run has failed. Retry it from the appliance, or restart the machine",
                 RunResult::Cancelled => "The run was cancelled",
             });
-            Ok(if result == RunResult::Succeeded { Next::Restart } else { Next::AskAgain })
+            Ok(match (then, result) {
+                (Then::PowerOff, _) => Next::PowerOff,
+                (_, RunResult::Succeeded) => Next::Restart,
+                _ => Next::AskAgain,
+            })
         }
         Outcome::Lost(error) => Err(Box::new(error)),
     }
@@ -83,13 +89,35 @@ struct OnScreen {
     reports: Reports,
     /// The sequence's steps in order.
     steps: Arc<[ItemId]>,
+    debug: bool,
+    /// How often Enter was pressed when it was last looked at.
+    keys: Option<u64>,
 }
 
 impl OnScreen {
     fn new(terminal: Terminal, reports: Reports, order: &RunOrder) -> OnScreen {
         let items = order.sequence.items();
         let steps = items.iter().filter(|item| matches!(item.work, Work::Step(_))).map(|item| item.id.clone());
-        OnScreen { terminal, reports, steps: steps.collect() }
+        OnScreen { terminal, reports, steps: steps.collect(), debug: order.debug, keys: None }
+    }
+}
+
+impl OnScreen {
+    /// The run waits before a step: whoever stands before the machine may look around.
+    fn offer_shell(&mut self) {
+        self.terminal
+            .show(Event::Advice("Paused before the next step. Press Enter for a shell, `exit` leaves it.".into()));
+        let keys = self.terminal.keys();
+        let before = self.keys.replace(keys);
+        if before.is_none_or(|before| before == keys) {
+            return;
+        }
+        self.terminal.log("a shell was opened on the console");
+        self.reports.line(report::line("a shell was opened on the machine's console"));
+        if let Err(error) = shell::open(&self.terminal) {
+            self.terminal.log(format!("no shell: {error}"));
+        }
+        self.keys = Some(self.terminal.keys());
     }
 }
 
@@ -125,7 +153,15 @@ impl Reporter for OnScreen {
     }
 
     fn directive(&mut self) -> Directive {
-        self.reports.directive()
+        let directive = self.reports.directive();
+        if directive == Directive::Pause && self.debug && shell::is_there() {
+            self.offer_shell();
+        }
+        directive
+    }
+
+    fn settle(&mut self) {
+        self.reports.settle();
     }
 
     fn answer(&mut self, item: &ItemId) -> Option<Value> {

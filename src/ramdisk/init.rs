@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::terminal::Terminal;
+use crate::stdx::kexec;
 
 /// Where the worker's standard error goes: a panic's message, the runtime's last words.
 const LAST_WORDS: &str = "/run/worker.stderr";
@@ -24,27 +25,55 @@ pub fn main() -> ! {
     let mounted = mount_all();
     let consoles = open_standard_streams();
     let terminal = Terminal::open(Path::new("/sys"), Path::new("/dev"), super::terminal::Painting::OnDemand);
-    let outcome = mounted.and(consoles).and_then(|()| supervise());
-    if let Err(reason) = outcome {
-        terminal.trouble(format!("go on: {reason}"), Some(hint()));
-        terminal.wait_for_enter(RESTART_AFTER);
+    match mounted.and(consoles).and_then(|()| supervise()) {
+        Ok(Ending::Restart) => restart(),
+        Ok(Ending::PowerOff) => end(RebootMode::RB_POWER_OFF),
+        Err(reason) => {
+            terminal.trouble(format!("go on: {reason}"), Some(hint()));
+            terminal.wait_for_enter(RESTART_AFTER);
+            restart()
+        }
     }
-    restart()
+}
+
+/// What the worker wants of the machine in the end; its exit code says which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Restart,
+    PowerOff,
+}
+
+impl Ending {
+    const POWER_OFF_CODE: u8 = 10;
+
+    pub fn exit_code(self) -> u8 {
+        if self == Ending::PowerOff { Ending::POWER_OFF_CODE } else { 0 }
+    }
+
+    fn of(code: i32) -> Option<Ending> {
+        match code {
+            0 => Some(Ending::Restart),
+            code if code == i32::from(Ending::POWER_OFF_CODE) => Some(Ending::PowerOff),
+            _ => None,
+        }
+    }
 }
 
 fn hint() -> String {
     format!("press Enter to restart this machine; it restarts by itself in {} seconds", RESTART_AFTER.as_secs())
 }
 
-/// Starts the worker and waits for it; `Ok` when it wants the machine to restart.
-fn supervise() -> io::Result<()> {
+/// Starts the worker and waits for it.
+fn supervise() -> io::Result<Ending> {
     let last_words = File::create(LAST_WORDS)?;
     let worker = Command::new("/proc/self/exe").arg("ramdisk").stdin(Stdio::null()).stderr(last_words).spawn()?;
     let worker = Pid::from_raw(worker.id().cast_signed());
     let why = loop {
         match wait() {
-            Ok(WaitStatus::Exited(pid, 0)) if pid == worker => return Ok(()),
-            Ok(WaitStatus::Exited(pid, code)) if pid == worker => break format!("ended with code {code}"),
+            Ok(WaitStatus::Exited(pid, code)) if pid == worker => match Ending::of(code) {
+                Some(ending) => return Ok(ending),
+                None => break format!("ended with code {code}"),
+            },
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == worker => break format!("was ended by {signal}"),
             Err(Errno::ECHILD) => break "is gone".to_owned(),
             Ok(_) | Err(_) => {}
@@ -55,11 +84,19 @@ fn supervise() -> io::Result<()> {
     Err(io::Error::other(format!("the boot environment's worker {why}. {words}")))
 }
 
-/// Flushes what was written and restarts. Where the kernel refuses (a container), waits for ever: the first process
-/// must not end.
+/// Flushes what was written and restarts, into another kernel when a step has loaded one.
 pub fn restart() -> ! {
+    if kexec::is_loaded() {
+        nix::unistd::sync();
+        let _ = reboot(RebootMode::RB_KEXEC);
+    }
+    end(RebootMode::RB_AUTOBOOT)
+}
+
+/// Where the kernel refuses (a container), waits for ever: the first process must not end.
+fn end(mode: RebootMode) -> ! {
     nix::unistd::sync();
-    let _ = reboot(RebootMode::RB_AUTOBOOT);
+    let _ = reboot(mode);
     loop {
         std::thread::park();
     }

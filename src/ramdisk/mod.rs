@@ -6,7 +6,7 @@
 //! (`network`, `lease`), checks in, waits for approval and carries out its run (`run`), and says all along on every
 //! console what is going on and what to do (`screen`, `terminal`).
 //!
-//! Absent: no shell, no udev, no name resolution, no secret. Everything the worker trusts comes from the kernel command
+//! Absent: no shell (but for debugging, where the boot environment was built with one), no udev, no name resolution, no secret. Everything the worker trusts comes from the kernel command
 //! line's digest of the site's authority (`cmdline`).
 
 pub mod carry;
@@ -19,4 +19,5 @@ pub mod network;
 pub mod plug;
 pub mod run;
 pub mod screen;
+pub mod shell;
 pub mod terminal;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::carry::{Next, carry_out};
 use super::cmdline::{self, Arguments};
+use super::init::Ending;
 use super::plug::Plug;
 use super::screen::Event;
 use super::terminal::{Painting, Terminal};
@@ -28,8 +29,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How long a failure that only a restart can mend stays on the screen.
 const READING_TIME: Duration = Duration::from_secs(60);
 
-/// Carries out everything between power on and restart. Returns when the machine is to restart.
-pub fn main() {
+/// Carries out everything between power on and restart. Returns when the machine is to restart or to be switched off.
+pub fn main() -> Ending {
     let terminal = Terminal::open(Path::new("/sys"), Path::new("/dev"), Painting::Continuous);
     let mut plug = Plug::new(terminal.clone());
     terminal.activity("Loading drivers");
@@ -40,25 +41,28 @@ pub fn main() {
     let hardware = hardware::collect(Path::new("/"));
     terminal.show(Event::Machine(hardware::describe(&hardware)));
     let (card, _) = network::connect(&terminal, arguments.mac, || plug.plug());
-    if let Err(error) = work(&terminal, &arguments, card.mac) {
+    let ending = work(&terminal, &arguments, card.mac).unwrap_or_else(|error| {
         terminal
             .trouble(chain(error.as_ref()), Some("press Enter to restart the machine; it restarts by itself".into()));
         terminal.wait_for_enter(READING_TIME);
-    }
-    terminal.activity("Restarting");
+        Ending::Restart
+    });
+    terminal.activity(if ending == Ending::PowerOff { "Switching off" } else { "Restarting" });
+    ending
 }
 
 type Failure = Box<dyn std::error::Error>;
 
-fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<(), Failure> {
+fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<Ending, Failure> {
     let authority_pem = authority(terminal, arguments)?;
     let enrolled = check_in(terminal, &Client::new(&arguments.server, &authority_pem, None)?, card)?;
     let client = Client::new(&arguments.server, &authority_pem, Some(&enrolled.credentials))?;
     let identity = Identity::new(&arguments.server, &authority_pem, &enrolled);
     loop {
-        let Some(order) = fetch_order(terminal, &client)? else { return Ok(()) };
+        let Some(order) = fetch_order(terminal, &client)? else { return Ok(Ending::Restart) };
         match carry_out(terminal, &client, &identity, &order)? {
-            Next::Restart => return Ok(()),
+            Next::Restart => return Ok(Ending::Restart),
+            Next::PowerOff => return Ok(Ending::PowerOff),
             Next::AskAgain => terminal.wait_for_enter(IDLE),
         };
     }

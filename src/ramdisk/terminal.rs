@@ -1,7 +1,7 @@
 //! The consoles of the machine: displays are painted, serial lines are written as a log.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
@@ -28,6 +28,10 @@ pub struct Terminal {
 struct Shared {
     inner: Mutex<Inner>,
     keys: Mutex<u64>,
+    /// The console on which a key was pressed last.
+    last_console: Mutex<Option<PathBuf>>,
+    /// The program that gets what is typed.
+    program: Mutex<Option<PipeWriter>>,
     key_pressed: Condvar,
     consoles: Vec<PathBuf>,
     readers: Once,
@@ -48,6 +52,8 @@ impl Terminal {
         let shared = Arc::new(Shared {
             inner: Mutex::new(Inner { state: State::default(), serial, changed: painting == Painting::Continuous }),
             keys: Mutex::new(0),
+            last_console: Mutex::default(),
+            program: Mutex::default(),
             key_pressed: Condvar::new(),
             consoles: serial_names(sys).into_iter().chain(["tty0".to_owned()]).map(|name| dev.join(name)).collect(),
             readers: Once::new(),
@@ -86,11 +92,30 @@ impl Terminal {
     /// Waits until somebody presses Enter on any console, at most `patience`; whether somebody did. The consoles are
     /// read from the first call on: a reader that nobody waits for would take the keys from another process.
     pub fn wait_for_enter(&self, patience: Duration) -> bool {
-        self.shared.readers.call_once(|| self.shared.consoles.iter().for_each(|path| self.start_reader(path)));
+        self.start_readers();
         let keys = self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *keys;
         let waited = self.shared.key_pressed.wait_timeout_while(keys, patience, |now| *now == before);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    fn start_readers(&self) {
+        self.shared.readers.call_once(|| self.shared.consoles.iter().for_each(|path| self.start_reader(path)));
+    }
+
+    /// How often somebody has pressed Enter by now, on any console.
+    pub fn keys(&self) -> u64 {
+        self.start_readers();
+        *self.shared.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn last_console(&self) -> Option<PathBuf> {
+        self.shared.last_console.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is typed from now on goes to a program; with `None` it counts as keys again.
+    pub fn give_keys_to(&self, program: Option<PipeWriter>) {
+        *self.shared.program.lock().unwrap_or_else(PoisonError::into_inner) = program;
     }
 
     /// Ends when the process does. Painting takes the state's lock only for as long as it copies it.
@@ -113,13 +138,19 @@ impl Terminal {
 
     fn start_reader(&self, path: &Path) {
         let Ok(mut console) = OpenOptions::new().read(true).open(path) else { return };
-        let shared = self.shared.clone();
+        let (shared, path) = (self.shared.clone(), path.to_owned());
         thread::spawn(move || {
             let mut buffer = [0; 64];
             while let Ok(count) = console.read(&mut buffer) {
                 if count == 0 {
                     return;
                 }
+                if let Some(program) = &mut *shared.program.lock().unwrap_or_else(PoisonError::into_inner) {
+                    // A program that has ended reads nothing any more.
+                    let _ = program.write_all(&buffer[..count]);
+                    continue;
+                }
+                *shared.last_console.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
                 *shared.keys.lock().unwrap_or_else(PoisonError::into_inner) += 1;
                 shared.key_pressed.notify_all();
             }

@@ -25,6 +25,7 @@ use crate::software::console::SoftwarePages;
 use crate::software::db::SoftwareStore;
 use crate::stdx::hint::Hint;
 use crate::tasksequence;
+use crate::tasksequence::capture::api::Captures;
 use crate::tasksequence::db::Sequences;
 
 /// The subjects of a running site.
@@ -58,7 +59,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let fleet = Arc::new(Fleet::open(site.db.clone(), site.clock.clone(), live.clone(), enrolment.rule, policy)?);
     let gate = Arc::new(Gate { db: site.db.clone(), clock: site.clock.clone() });
     let inventory = Arc::new(Inventory { db: site.db.clone(), clock: site.clock.clone() });
-    let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public());
+    let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public(), site.vault.clone());
     let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
     let hooks = Hooks { hardware: keep_hardware(&inventory), deploy: sequences::deployer(&sequences) };
     let fleet_state = FleetState {
@@ -80,6 +81,12 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         .merge(imaging::console::routes(images.clone()))
         .merge(imaging::api::routes(images))
         .merge(tasksequence::api::routes(sequences.clone()))
+        .merge(tasksequence::capture::api::routes(Arc::new(Captures::new(
+            sequences.clone(),
+            site.store.clone(),
+            site.signing.clone(),
+        ))))
+        .merge(tasksequence::variable::api::routes(sequences.clone()))
         .merge(tasksequence::console::routes(sequences.clone()))
         .merge(inventory::api::routes(InventoryState { inventory, fleet: fleet.clone() }))
         .merge(software::console::routes(SoftwarePages { software: software.clone(), fleet: fleet.clone() }))

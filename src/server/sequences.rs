@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::interface;
 use crate::access::Principal;
 use crate::access::signing::PublicKey;
+use crate::access::vault::Vault;
 use crate::config::Interface;
 use crate::fleet::db::Fleet;
 use crate::fleet::machine::{Machine, MachineId};
@@ -30,6 +31,7 @@ pub(super) fn open(
     inventory: &Arc<Inventory>,
     store: &Arc<LocalStore>,
     key: PublicKey,
+    vault: Arc<Vault>,
 ) -> Arc<Sequences> {
     let (images, names, known, inventory) = (store.clone(), store.clone(), fleet.clone(), inventory.clone());
     let lookup = Lookup {
@@ -38,7 +40,13 @@ pub(super) fn open(
         facts: Box::new(move |machine| facts(&known, &inventory, machine)),
         wake: Box::new(wake),
     };
-    Arc::new(Sequences { fleet: fleet.clone(), lookup })
+    let sequences = Arc::new(Sequences { fleet: fleet.clone(), lookup, vault });
+    match sequences.seal_open_runs() {
+        Ok(0) => {}
+        Ok(count) => tracing::info!("the secrets of {count} runs of an earlier release are sealed now"),
+        Err(error) => tracing::error!("secrets of earlier runs are not sealed: {}", chain(&error)),
+    }
+    sequences
 }
 
 /// Sends a packet for each of the machine's cards into every network of this host.

@@ -4,6 +4,7 @@
 //! in this folder, where each block says why it is sound.
 
 pub mod arp;
+pub mod ata;
 pub mod backoff;
 pub mod blockdev;
 pub mod buffer;
@@ -19,8 +20,10 @@ pub mod hint;
 pub mod id;
 pub mod interface;
 pub mod io;
+pub mod kexec;
 pub mod mac;
 pub mod monitor;
+pub mod nvme;
 pub mod owner;
 pub mod process;
 pub mod sparse;

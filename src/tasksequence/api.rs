@@ -19,9 +19,9 @@ use super::deployment::{DeploymentDetail, DeploymentRecord, Preview, Request};
 use super::event::{Directive, Line};
 use super::host::Place;
 use super::journal::Entry;
-use super::link::{EventsReply, FetchRun, FetchRunReply, ImageGrant, PostEvents};
+use super::link::{EventsReply, FetchRun, FetchRunReply, ImageGrant, PostEvents, THROUGHPUT_BYTES, THROUGHPUT_PATH};
 use super::model::{Sequence, Values};
-use super::parser;
+use super::parser::{self, Files};
 use super::plan::{self, Plan};
 use super::story::{StepRecord, tell};
 
@@ -36,6 +36,7 @@ pub fn routes(sequences: Arc<Sequences>) -> Table {
     Routes::new()
         .post(FetchRun::PATH, Access::Machine, "Fetch the run that is due", fetch)
         .post(PostEvents::PATH, Access::Machine, "Report how a run goes", post_events)
+        .get(THROUGHPUT_PATH, Access::Machine, "Bytes by which a machine measures its network", throughput)
         .get("/api/v1/sequences", read, "List task sequences", list)
         .post("/api/v1/sequences", edit, "Publish a task sequence", publish)
         .post("/api/v1/sequences/check", read, "Check a document", check)
@@ -93,6 +94,10 @@ async fn fetch(
     .await
 }
 
+async fn throughput() -> Vec<u8> {
+    vec![0; THROUGHPUT_BYTES as usize]
+}
+
 async fn post_events(
     State(sequences): Shared,
     caller: Caller,
@@ -110,6 +115,8 @@ async fn list(State(sequences): Shared) -> Result<Json<Vec<SequenceRecord>>, Pro
 #[serde(deny_unknown_fields)]
 struct Document {
     document: String,
+    #[serde(default)]
+    files: Files,
 }
 
 async fn publish(
@@ -117,14 +124,14 @@ async fn publish(
     caller: Caller,
     Json(body): Json<Document>,
 ) -> Result<Json<SequenceRecord>, Problem> {
-    answer(sequences, move |sequences| sequences.publish(&body.document, &caller.principal)).await
+    answer(sequences, move |sequences| sequences.publish(&body.document, &body.files, &caller.principal)).await
 }
 
 /// All problems, and the version when there is none.
 async fn check(State(sequences): Shared, Json(body): Json<Document>) -> Result<Json<Value>, Problem> {
     answer(sequences, move |sequences| {
         let known = parser::Known { images: (sequences.lookup.images)() };
-        Ok(match parser::parse_for(&body.document, known) {
+        Ok(match parser::parse_for(&body.document, &body.files, known) {
             Ok(sequence) => json!({ "version": sequence.version(), "problems": [] }),
             Err(problems) => json!({ "version": null, "problems": problems }),
         })
@@ -136,6 +143,8 @@ async fn check(State(sequences): Shared, Json(body): Json<Document>) -> Result<J
 #[serde(deny_unknown_fields)]
 struct PlanRequest {
     document: Option<String>,
+    #[serde(default)]
+    files: Files,
     sequence: Option<String>,
     machine: String,
     #[serde(default)]
@@ -145,7 +154,7 @@ struct PlanRequest {
 async fn plan_for(State(sequences): Shared, Json(body): Json<PlanRequest>) -> Result<Json<Plan>, Problem> {
     answer(sequences, move |sequences| {
         let sequence = match (&body.document, &body.sequence) {
-            (Some(document), _) => parser::parse(document).map_err(Error::Document)?,
+            (Some(document), _) => parser::parse_with(document, &body.files).map_err(Error::Document)?,
             (None, Some(name)) => sequences.sequence(name)?.1,
             (None, None) => return Err(Error::Request("neither `document` nor `sequence` is given".into(), None)),
         };

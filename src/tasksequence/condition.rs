@@ -111,6 +111,21 @@ pub fn names_in_template(text: &str) -> Result<Vec<String>, ConditionError> {
     Ok(sorted(template.undeclared_variables(true)))
 }
 
+/// All names that the templates in a value use.
+pub fn names_in_all(value: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut todo = vec![value];
+    while let Some(value) = todo.pop() {
+        match value {
+            Value::String(text) if is_template(text) => names.extend(names_in_template(text).unwrap_or_default()),
+            Value::Array(list) => todo.extend(list),
+            Value::Object(map) => todo.extend(map.values()),
+            _ => {}
+        }
+    }
+    names
+}
+
 fn sorted(names: std::collections::HashSet<String>) -> Vec<String> {
     let mut names: Vec<String> = names.into_iter().collect();
     names.sort();

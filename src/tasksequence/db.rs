@@ -7,23 +7,23 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::access::vault::Vault;
 use crate::access::{Principal, audit};
 use crate::db::Migration;
 use crate::fleet::db::Fleet;
 use crate::fleet::deployment::RunState;
-use crate::fleet::machine::{Machine, MachineId, MachineState, NextBoot};
+use crate::fleet::machine::{Machine, MachineId, NextBoot};
 use crate::stdx::hint::Hint;
 use crate::stdx::time::Timestamp;
 
 use super::event::{Directive, Line, StepProgress};
 use super::facts::Facts;
 use super::host::Place;
-use super::journal::{Entry, RunResult, What};
-use super::link::{EventsReply, FetchRunReply, ImageGrant, PostEvents, RunId, RunOrder};
+use super::journal::{Entry, What};
+use super::link::{ImageGrant, RunId, RunOrder};
 use super::model::{ItemId, Sequence, Values, Work};
-use super::parser::{self, Problem};
+use super::parser::{self, Files, Problem};
 use super::plan;
-use super::steps::{self, Gives};
 
 pub const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -59,13 +59,17 @@ pub const MIGRATIONS: &[Migration] = &[
         ALTER TABLE run ADD COLUMN question TEXT;",
     },
     Migration { name: "tasksequence-3", sql: "ALTER TABLE run ADD COLUMN sent INTEGER NOT NULL DEFAULT 0" },
+    Migration {
+        name: "tasksequence-4",
+        sql: "
+        ALTER TABLE run ADD COLUMN sealed TEXT NOT NULL DEFAULT '';
+        ALTER TABLE run ADD COLUMN debug INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE sequence ADD COLUMN files TEXT NOT NULL DEFAULT '{}';
+        CREATE TABLE variable (
+            scope TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, secret INTEGER NOT NULL,
+            changed_at INTEGER NOT NULL, changed_by TEXT NOT NULL, PRIMARY KEY (scope, name));",
+    },
 ];
-
-/// Lines of a run that are kept; a program that prints without end must not fill the site's disk.
-const LINES_MAX: u64 = 200_000;
-const LINE_CHARACTERS_MAX: usize = 4096;
-/// How often a machine is restarted to begin its run elsewhere.
-const SENT_MAX: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -135,6 +139,8 @@ pub struct Lookup {
 pub struct Sequences {
     pub fleet: Arc<Fleet>,
     pub lookup: Lookup,
+    /// Seals what variables hold in secret.
+    pub vault: Arc<Vault>,
 }
 
 /// A version of a sequence as it is listed.
@@ -144,6 +150,9 @@ pub struct SequenceRecord {
     /// SHA-256 of its JSON form.
     pub version: String,
     pub document: String,
+    /// The files that it names, as they were when it was published.
+    #[serde(default, skip_serializing_if = "Files::is_empty")]
+    pub files: Files,
     pub created_at: Timestamp,
     pub created_by: String,
 }
@@ -176,21 +185,29 @@ pub struct RunRecord {
 
 impl Sequences {
     /// Keeps the document as the newest version of its sequence. The same content is the same version.
-    pub fn publish(&self, document: &str, by: &Principal) -> Result<SequenceRecord, Error> {
-        let sequence = parser::parse(document).map_err(Error::Document)?;
+    pub fn publish(&self, document: &str, files: &Files, by: &Principal) -> Result<SequenceRecord, Error> {
+        let sequence = parser::parse_with(document, files).map_err(Error::Document)?;
         let now = self.fleet.clock.now();
         let record = SequenceRecord {
             name: sequence.name.clone(),
             version: sequence.version(),
             document: document.to_owned(),
+            files: files.clone(),
             created_at: now,
             created_by: by.label(),
         };
         self.fleet.db.write(|tx| {
             tx.execute(
-                "INSERT INTO sequence (name, version, document, created_at, created_by) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (name, version) DO UPDATE SET document = ?3, created_at = ?4, created_by = ?5",
-                (&record.name, &record.version, document, now.milliseconds(), &record.created_by),
+                "INSERT INTO sequence (name, version, document, created_at, created_by, files) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (name, version) DO UPDATE SET document = ?3, created_at = ?4, created_by = ?5, files = ?6",
+                (
+                    &record.name,
+                    &record.version,
+                    document,
+                    now.milliseconds(),
+                    &record.created_by,
+                    json!(files).to_string(),
+                ),
             )?;
             audit::append(tx, now, &by.label(), "sequence-publish", &record.name, &record.version)?;
             Ok::<_, Error>(())
@@ -202,7 +219,7 @@ impl Sequences {
     pub fn sequences(&self) -> Result<Vec<SequenceRecord>, Error> {
         self.fleet.db.read(|c| {
             let mut statement = c.prepare_cached(
-                "SELECT name, version, document, created_at, created_by FROM sequence s
+                "SELECT name, version, document, created_at, created_by, files FROM sequence s
                  WHERE created_at = (SELECT max(created_at) FROM sequence WHERE name = s.name)
                  GROUP BY name ORDER BY name",
             )?;
@@ -216,7 +233,7 @@ impl Sequences {
         let (name, version) = reference.split_once('@').unwrap_or((reference, ""));
         let found = self.fleet.db.read(|c| {
             let mut statement = c.prepare_cached(
-                "SELECT name, version, document, created_at, created_by FROM sequence
+                "SELECT name, version, document, created_at, created_by, files FROM sequence
                  WHERE name = ?1 AND substr(version, 1, length(?2)) = ?2 ORDER BY created_at DESC LIMIT 1",
             )?;
             Ok::<_, Error>(statement.query_row((name, version), read_sequence).optional()?)
@@ -225,12 +242,13 @@ impl Sequences {
             let known = self.sequences()?.into_iter().map(|record| record.name).collect();
             return Err(Error::NoSequence { name: reference.to_owned(), known });
         };
-        let sequence = parser::parse(&record.document).map_err(Error::Document)?;
+        let sequence = parser::parse_with(&record.document, &record.files).map_err(Error::Document)?;
         Ok((record, sequence))
     }
 
     /// The order of a run on `machine`; its run has no identifier yet.
     pub fn order(&self, sequence: &Sequence, machine: &Machine, variables: &Values) -> Result<RunOrder, Error> {
+        let variables = &self.values_for(sequence, machine, variables)?;
         Ok(RunOrder {
             run: RunId(String::new()),
             sequence: sequence.clone(),
@@ -238,6 +256,7 @@ impl Sequences {
             variables: variables.clone(),
             images: self.images(sequence, machine, variables)?,
             machine: (self.lookup.facts)(machine),
+            debug: false,
             journal: Vec::new(),
         })
     }
@@ -254,6 +273,13 @@ impl Sequences {
             grants.push(ImageGrant { reference, ..grant });
         }
         Ok(grants)
+    }
+
+    /// Notes in the audit log that a run has published a version of an image.
+    pub fn captured(&self, run: &str, version: &str) -> Result<(), Error> {
+        let record = self.run(run)?;
+        let now = self.fleet.clock.now();
+        self.fleet.db.write(|tx| Ok(audit::append(tx, now, &record.machine_name, "image-capture", version, run)?))
     }
 
     pub fn run(&self, id: &str) -> Result<RunRecord, Error> {
@@ -311,87 +337,6 @@ impl Sequences {
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
-    }
-
-    /// The run that is due on the machine that asks from `place`.
-    pub fn fetch(&self, machine: &MachineId, place: Place) -> Result<FetchRunReply, Error> {
-        let now = self.fleet.clock.now();
-        let record = self.fleet.machine(machine.as_str())?;
-        let (reply, began) = self.fleet.db.write(|tx| {
-            let Some((run, state)) = due(tx, machine)? else {
-                let notice = record.notice.clone();
-                return Ok((FetchRunReply { notice, ..FetchRunReply::default() }, None));
-            };
-            let mut order = stored_order(tx, run.as_str())?;
-            order.journal = entries(tx, run.as_str())?;
-            let begins = begins_in(&order);
-            if state == RunState::Waiting && place != begins {
-                let restart = send_elsewhere(tx, &run, begins)?;
-                return Ok((FetchRunReply { restart, ..FetchRunReply::default() }, None));
-            }
-            if state == RunState::Waiting {
-                order.machine = (self.lookup.facts)(&record);
-                let kept = RunOrder { journal: Vec::new(), ..order.clone() };
-                tx.execute(
-                    "UPDATE run SET state = 'running', started_at = COALESCE(started_at, ?2), run_order = ?3, error = NULL,
-                        hint = NULL WHERE id = ?1",
-                    (run.as_str(), now.milliseconds(), json!(kept).to_string()),
-                )?;
-            }
-            Ok::<_, Error>((FetchRunReply { order: Some(Box::new(order)), ..FetchRunReply::default() }, Some(run)))
-        })?;
-        if let Some(run) = began {
-            self.fleet.set_state(machine, MachineState::Deploying)?;
-            self.announce(run.as_str());
-        }
-        Ok(reply)
-    }
-
-    /// Takes in what a machine reports about its run. What is known already changes nothing.
-    pub fn post(&self, machine: &MachineId, message: &PostEvents) -> Result<EventsReply, Error> {
-        let (reply, consequences) = self.fleet.db.write(|tx| {
-            let run = find_run(tx, message.run.as_str())?;
-            if run.machine != *machine {
-                return Err(Error::NoRun(message.run.0.clone()));
-            }
-            let consequences = take_entries(tx, &run, message)?;
-            let lines = take_lines(tx, message)?;
-            if let Some(progress) = &message.progress {
-                let text = json!(progress).to_string();
-                tx.execute("UPDATE run SET progress = ?2 WHERE id = ?1", (run.id.as_str(), text))?;
-            }
-            let (journal, answers) = (entry_count(tx, run.id.as_str())?, answers(tx, run.id.as_str())?);
-            let reply = EventsReply { journal, lines, directive: run.directive, answers };
-            Ok::<_, Error>((reply, consequences))
-        })?;
-        self.carry_out(machine, message, &consequences)?;
-        Ok(reply)
-    }
-
-    fn carry_out(&self, machine: &MachineId, message: &PostEvents, consequences: &Consequences) -> Result<(), Error> {
-        if let Some(place) = message.restart.or(consequences.restart) {
-            self.fleet.set_next_boot(machine, next_boot(place))?;
-        }
-        if let Some(result) = consequences.ended {
-            let state = if result == RunResult::Succeeded { MachineState::Managed } else { MachineState::Failed };
-            self.fleet.set_state(machine, state)?;
-            if result == RunResult::Succeeded {
-                self.fleet.set_next_boot(machine, NextBoot::LocalDisk)?;
-            }
-            self.tick()?;
-        }
-        let run = message.run.as_str();
-        for line in &message.lines {
-            self.fleet.live.publish("log", run, json!(line));
-        }
-        match &message.progress {
-            Some(progress) if !consequences.changed => self.fleet.live.publish("progress", run, json!(progress)),
-            _ => {}
-        }
-        if consequences.changed {
-            self.announce(run);
-        }
-        Ok(())
     }
 
     /// Tells whoever listens how the run stands.
@@ -466,7 +411,7 @@ impl Sequences {
             tx.execute("DELETE FROM run_answer WHERE run = ?1", [run.id.as_str()])?;
             insert_entry(tx, run.id.as_str(), number, &Entry { at: now, item, what: What::Rewound })?;
             tx.execute(
-                "UPDATE run SET state = 'waiting', directive = 'go', error = NULL, hint = NULL, finished_at = NULL,
+                "UPDATE run SET state = 'waiting', directive = CASE WHEN debug THEN 'pause' ELSE 'go' END, error = NULL, hint = NULL, finished_at = NULL,
                     progress = NULL, sent = 0 WHERE id = ?1",
                 [run.id.as_str()],
             )?;
@@ -479,112 +424,7 @@ impl Sequences {
     }
 }
 
-/// Where a run that waits begins: in the boot environment, or where the step is to which it was sent back.
-fn begins_in(order: &RunOrder) -> Place {
-    let back = order.journal.last().filter(|entry| entry.what == What::Rewound);
-    back.map_or(Place::BootEnvironment, |entry| plan::place_of(&order.sequence, &entry.item))
-}
-
-/// A machine that is told to restart and comes up in the same place again is not told for ever.
-fn send_elsewhere(tx: &Transaction<'_>, run: &RunId, place: Place) -> Result<Option<Place>, Error> {
-    let sent: u32 =
-        tx.query_row("UPDATE run SET sent = sent + 1 WHERE id = ?1 RETURNING sent", [run.as_str()], |row| row.get(0))?;
-    if sent <= SENT_MAX {
-        return Ok(Some(place));
-    }
-    let error = format!("the machine was restarted {SENT_MAX} times and did not come up in the {}", place.words());
-    let hint = "put the network first in its boot order, or start it from the network by hand";
-    tx.execute("UPDATE run SET error = ?2, hint = ?3 WHERE id = ?1", (run.as_str(), error, hint))?;
-    Ok(None)
-}
-
-/// What follows from entries, outside of the transaction that keeps them.
-#[derive(Default)]
-struct Consequences {
-    changed: bool,
-    restart: Option<Place>,
-    ended: Option<RunResult>,
-}
-
-fn take_entries(tx: &Transaction<'_>, run: &RunRecord, message: &PostEvents) -> Result<Consequences, Error> {
-    let have = entry_count(tx, run.id.as_str())?;
-    let mut consequences = Consequences::default();
-    if message.journal_from > have {
-        return Ok(consequences);
-    }
-    let known = usize::try_from(have - message.journal_from).unwrap_or(usize::MAX);
-    let new = message.journal.get(known..).unwrap_or_default();
-    let order = if new.is_empty() { return Ok(consequences) } else { stored_order(tx, run.id.as_str())? };
-    for (number, entry) in (have..).zip(new) {
-        insert_entry(tx, run.id.as_str(), number, entry)?;
-        note_entry(tx, run, &order, entry, &mut consequences)?;
-    }
-    Ok(consequences)
-}
-
-/// Brings the run's record up to date with an entry.
-fn note_entry(
-    tx: &Transaction<'_>,
-    run: &RunRecord,
-    order: &RunOrder,
-    entry: &Entry,
-    consequences: &mut Consequences,
-) -> Result<(), Error> {
-    consequences.changed = true;
-    let id = run.id.as_str();
-    let item = order.sequence.item(&entry.item);
-    match &entry.what {
-        What::Started { attempt, .. } => {
-            if *attempt > 1 {
-                // What went wrong is being tried again: it is not why the run fails, if it does.
-                tx.execute("UPDATE run SET error = NULL, hint = NULL WHERE id = ?1", [id])?;
-            }
-            let name = item.map(|item| item.name.as_str()).unwrap_or_default();
-            tx.execute(
-                "UPDATE run SET state = 'running', step = ?2, step_name = ?3, progress = NULL, question = ?4 WHERE id = ?1",
-                (id, entry.item.as_str(), name, item.and_then(|item| question(&item.work))),
-            )?;
-            consequences.restart = item.and_then(|item| restarts_into(&item.work)).or(consequences.restart);
-        }
-        What::Finished(finished) => {
-            consequences.restart = finished.restart.or(consequences.restart);
-            let over = order.sequence.steps().position(|(step, _)| step.id == entry.item).map_or(0, |index| index + 1);
-            tx.execute(
-                "UPDATE run SET steps_over = max(steps_over, ?2), error = COALESCE(error, ?3), hint = COALESCE(hint, ?4),
-                    question = NULL WHERE id = ?1",
-                (id, over as i64, finished.error.as_deref(), finished.hint.as_deref()),
-            )?;
-        }
-        What::Ended { result } => {
-            let state = match result {
-                RunResult::Succeeded => RunState::Succeeded,
-                RunResult::Failed => RunState::Failed,
-                RunResult::Cancelled => RunState::Cancelled,
-            };
-            end_run(tx, &run.id, state, entry.at)?;
-            consequences.ended = Some(*result);
-        }
-        What::Entered | What::Skipped { .. } | What::Cancelled | What::Rewound | What::Unknown => {}
-    }
-    Ok(())
-}
-
-/// What a step asks a person, its templates as written.
-fn question(work: &Work) -> Option<String> {
-    let Work::Step(step) = work else { return None };
-    let row = steps::row(&step.kind)?;
-    row.parameter("question").and(step.with.get("question")?.as_str().map(str::to_owned))
-}
-
-/// Where the machine is to come up after this step, which has just been started.
-fn restarts_into(work: &Work) -> Option<Place> {
-    let Work::Step(step) = work else { return None };
-    steps::row(&step.kind).filter(|row| row.gives == Gives::Place)?;
-    let into = step.with.get("into").and_then(Value::as_str);
-    Some(if into == Some(Place::BootEnvironment.name()) { Place::BootEnvironment } else { Place::InstalledSystem })
-}
-
-fn next_boot(place: Place) -> NextBoot {
+pub(super) fn next_boot(place: Place) -> NextBoot {
     match place {
         Place::BootEnvironment => NextBoot::BootEnvironment,
         Place::InstalledSystem => NextBoot::LocalDisk,
@@ -604,26 +444,6 @@ fn rewind_to(order: &RunOrder, entries: &[Entry], from: Option<&str>) -> Result<
     let steps = order.sequence.steps().map(|(item, _)| format!("{} ({})", item.id, item.name));
     let hint = format!("there is {}", steps.collect::<Vec<_>>().join(", "));
     Err(Error::Request(format!("the run has no step `{item}`"), Some(hint)))
-}
-
-fn take_lines(tx: &Transaction<'_>, message: &PostEvents) -> Result<u64, Error> {
-    let have: u64 = tx.query_row(
-        "SELECT COALESCE(max(number) + 1, 0) FROM run_line WHERE run = ?1 AND boot = ?2",
-        (message.run.as_str(), &message.boot),
-        |row| row.get(0),
-    )?;
-    if message.lines_from > have {
-        return Ok(have);
-    }
-    let mut insert = tx.prepare_cached(
-        "INSERT INTO run_line (run, boot, number, at, item, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING",
-    )?;
-    for (number, line) in (message.lines_from..).zip(&message.lines).filter(|(number, _)| *number < LINES_MAX) {
-        let text: String = line.text.chars().take(LINE_CHARACTERS_MAX).collect();
-        let (run, boot) = (message.run.as_str(), &message.boot);
-        insert.execute((run, boot, number, line.at.milliseconds(), line.item.as_str(), text))?;
-    }
-    Ok(have.max(message.lines_from + message.lines.len() as u64))
 }
 
 /// The run that a machine has under way or may begin.
@@ -646,13 +466,13 @@ pub(super) fn end_run(tx: &Transaction<'_>, run: &RunId, state: RunState, at: Ti
     Ok(())
 }
 
-fn insert_entry(tx: &Transaction<'_>, run: &str, number: u64, entry: &Entry) -> Result<(), Error> {
+pub(super) fn insert_entry(tx: &Transaction<'_>, run: &str, number: u64, entry: &Entry) -> Result<(), Error> {
     let text = json!(entry).to_string();
     tx.execute("INSERT INTO run_entry (run, number, entry) VALUES (?1, ?2, ?3)", (run, number, text))?;
     Ok(())
 }
 
-fn answers(c: &Connection, run: &str) -> Result<BTreeMap<ItemId, Value>, Error> {
+pub(super) fn answers(c: &Connection, run: &str) -> Result<BTreeMap<ItemId, Value>, Error> {
     let mut statement = c.prepare_cached("SELECT item, value FROM run_answer WHERE run = ?1")?;
     let rows = statement.query_map([run], |row| Ok((ItemId(row.get(0)?), row.get::<_, String>(1)?)))?;
     rows.map(|row| row.map_err(Error::from).and_then(|(item, text)| Ok((item, stored("answer of run", run, &text)?))))
@@ -675,18 +495,18 @@ fn check_answer(order: &RunOrder, item: &ItemId, value: &Value) -> Result<(), Er
     }
 }
 
-fn entry_count(c: &Connection, run: &str) -> Result<u64, Error> {
+pub(super) fn entry_count(c: &Connection, run: &str) -> Result<u64, Error> {
     let mut statement = c.prepare_cached("SELECT count(*) FROM run_entry WHERE run = ?1")?;
     Ok(statement.query_row([run], |row| row.get(0))?)
 }
 
-fn entries(c: &Connection, run: &str) -> Result<Vec<Entry>, Error> {
+pub(super) fn entries(c: &Connection, run: &str) -> Result<Vec<Entry>, Error> {
     let mut statement = c.prepare_cached("SELECT entry FROM run_entry WHERE run = ?1 ORDER BY number")?;
     let texts: Vec<String> = statement.query_map([run], |row| row.get(0))?.collect::<Result<_, _>>()?;
     texts.iter().map(|text| stored("journal of run", run, text)).collect()
 }
 
-fn stored_order(c: &Connection, run: &str) -> Result<RunOrder, Error> {
+pub(super) fn stored_order(c: &Connection, run: &str) -> Result<RunOrder, Error> {
     let mut statement = c.prepare_cached("SELECT run_order FROM run WHERE id = ?1")?;
     let text: Option<String> = statement.query_row([run], |row| row.get(0)).optional()?;
     stored("order of run", run, &text.ok_or_else(|| Error::NoRun(run.to_owned()))?)
@@ -708,6 +528,7 @@ fn read_sequence(row: &Row<'_>) -> Result<SequenceRecord, rusqlite::Error> {
         document: row.get(2)?,
         created_at: Timestamp::from_milliseconds(row.get(3)?),
         created_by: row.get(4)?,
+        files: serde_json::from_str(&row.get::<_, String>(5)?).unwrap_or_default(),
     })
 }
 
@@ -715,7 +536,7 @@ pub(super) const RUN_COLUMNS: &str = "run.id, run.deployment, run.machine, deplo
     run.directive, run.step, run.step_name, run.steps_over, run.steps, run.progress, run.error, run.hint, run.created_at,
     run.started_at, run.finished_at, run.question FROM run JOIN deployment ON deployment.id = run.deployment";
 
-fn find_run(c: &Connection, id: &str) -> Result<RunRecord, Error> {
+pub(super) fn find_run(c: &Connection, id: &str) -> Result<RunRecord, Error> {
     let mut statement = c.prepare_cached(&format!("SELECT {RUN_COLUMNS} WHERE run.id = ?1"))?;
     statement.query_row([id], read_run).optional()?.ok_or_else(|| Error::NoRun(id.to_owned()))
 }

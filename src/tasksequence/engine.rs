@@ -56,6 +56,7 @@ pub struct Engine<'a> {
     target: Option<Target>,
     /// A restart that a finished step asked for, and the boot in which it did.
     restart: Option<(String, Place)>,
+    power_off: bool,
     cancelled: bool,
     ended: Option<RunResult>,
     first_error: Option<(ItemId, String)>,
@@ -98,6 +99,7 @@ impl<'a> Engine<'a> {
             sets: Vec::new(),
             target: None,
             restart: None,
+            power_off: false,
             cancelled: false,
             ended: None,
             first_error: None,
@@ -138,6 +140,7 @@ impl<'a> Engine<'a> {
         state.running = None;
         state.finished = Some((entry.at, finished.result));
         self.sets.push((entry.item.clone(), finished.sets.clone()));
+        self.power_off |= finished.power_off;
         if finished.target.is_some() || finished.blank {
             self.target = finished.target.as_deref().cloned();
         }
@@ -185,6 +188,11 @@ impl<'a> Engine<'a> {
         self.sets.iter().flat_map(|(_, sets)| sets)
     }
 
+    /// The same with the steps that have set them, in the order of the journal.
+    pub fn sets_by(&self) -> impl Iterator<Item = &(ItemId, Map<String, Value>)> {
+        self.sets.iter()
+    }
+
     /// Where the system is, once a step has said so.
     pub fn target(&self) -> Option<&Target> {
         self.target.as_ref()
@@ -193,6 +201,11 @@ impl<'a> Engine<'a> {
     /// Where the run failed first, and why.
     pub fn first_error(&self) -> Option<(&ItemId, &str)> {
         self.first_error.as_ref().map(|(item, error)| (item, error.as_str()))
+    }
+
+    /// Whether a step has asked for the machine to be switched off in the end.
+    pub fn power_off(&self) -> bool {
+        self.power_off
     }
 
     pub fn is_cancelled(&self) -> bool {

@@ -50,6 +50,8 @@ pub trait Reporter {
     fn progress(&mut self, progress: StepProgress);
     /// The latest word from the appliance; asked between steps and, by long steps, within them.
     fn directive(&mut self) -> Directive;
+    /// Waits until the appliance has heard all that was told, so that its latest word is about that.
+    fn settle(&mut self) {}
     /// What a person has answered to the question of this step.
     fn answer(&mut self, item: &ItemId) -> Option<Value>;
 }

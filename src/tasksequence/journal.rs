@@ -69,6 +69,9 @@ pub struct Finished {
     /// Where the system is from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<Box<Target>>,
+    /// The machine is switched off once the run is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub power_off: bool,
     /// There is no system any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blank: bool,

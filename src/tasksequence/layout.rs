@@ -166,6 +166,8 @@ pub struct NewTable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     pub scheme: Scheme,
+    /// The unit in which its table counts.
+    pub sector_bytes: u64,
     pub partitions: Vec<Found>,
 }
 
@@ -179,6 +181,8 @@ pub struct Found {
     pub purpose: String,
     pub start: u64,
     pub bytes: u64,
+    /// The partition's own identifier; an MBR has none.
+    pub guid: Option<Guid>,
     pub content: Content,
 }
 

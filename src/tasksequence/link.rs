@@ -33,6 +33,9 @@ pub struct RunOrder {
     #[serde(default)]
     pub images: Vec<ImageGrant>,
     pub machine: Facts,
+    /// The run stops before each step until it is told to go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub debug: bool,
     /// The journal as the appliance holds it.
     #[serde(default)]
     pub journal: Vec<Entry>,
@@ -101,6 +104,29 @@ pub struct EventsReply {
     #[serde(default)]
     pub answers: BTreeMap<ItemId, Value>,
 }
+
+/// Asks for the secrets that a step of the run needs, right before it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskSecrets {
+    pub run: RunId,
+    pub item: ItemId,
+}
+
+/// Secrets on their way to the step that needs them. Nothing shows them.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Secrets {
+    #[serde(default)]
+    pub values: Values,
+}
+
+impl Message for AskSecrets {
+    const PATH: &'static str = "/link/v1/run-secrets";
+    type Reply = Secrets;
+}
+
+/// Answered with so many bytes that say nothing, by which a machine measures its network.
+pub const THROUGHPUT_PATH: &str = "/link/v1/throughput";
+pub const THROUGHPUT_BYTES: u64 = 4 << 20;
 
 impl Message for FetchRun {
     const PATH: &'static str = "/link/v1/run";

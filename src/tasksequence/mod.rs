@@ -16,6 +16,7 @@
 
 #[cfg(feature = "server")]
 pub mod api;
+pub mod capture;
 pub mod condition;
 #[cfg(feature = "server")]
 pub mod console;
@@ -26,6 +27,7 @@ pub mod deployment;
 pub mod engine;
 pub mod event;
 pub mod facts;
+pub mod firmware;
 pub mod fstab;
 #[cfg(feature = "server")]
 pub mod grant;
@@ -40,6 +42,8 @@ pub mod plan;
 pub mod quantity;
 #[cfg(feature = "server")]
 pub mod reference;
+#[cfg(feature = "server")]
+mod report;
 pub mod run;
 #[cfg(feature = "server")]
 pub mod schema;
@@ -47,6 +51,8 @@ pub mod schema;
 mod spelling;
 pub mod steps;
 pub mod story;
+#[cfg(feature = "server")]
+pub mod variable;
 #[cfg(feature = "server")]
 mod yaml;
 

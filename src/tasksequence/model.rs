@@ -14,6 +14,13 @@ crate::text_id!(
     ItemId
 );
 
+impl ItemId {
+    /// Whether it stands in the group `other`, at any depth.
+    pub fn is_within(&self, other: &ItemId) -> bool {
+        self.0.strip_prefix(other.0.as_str()).is_some_and(|rest| rest.starts_with('.'))
+    }
+}
+
 /// The version of the JSON form. A machine refuses a newer one.
 pub const FORMAT: u32 = 1;
 
@@ -33,11 +40,24 @@ pub struct Sequence {
 /// A list of items with what runs when one of them failed, and what runs in any case.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Block {
+    /// Values of variables that hold within it: it was another document.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given: Vec<Given>,
     pub steps: Vec<Item>,
     #[serde(default, rename = "on-failure", skip_serializing_if = "Vec::is_empty")]
     pub on_failure: Vec<Item>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub always: Vec<Item>,
+}
+
+/// The value of a variable within an included document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Given {
+    pub name: String,
+    /// A value, or a string with a template.
+    pub value: Value,
+    /// Its template sees what holds around the document; else it is a default and sees what is given before it.
+    pub here: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,6 +178,14 @@ impl Sequence {
 
     pub fn item(&self, id: &ItemId) -> Option<&Item> {
         self.items().into_iter().find(|item| item.id == *id)
+    }
+
+    /// The included documents that an item is within, from the outside in.
+    pub fn around(&self, id: &ItemId) -> impl Iterator<Item = (&ItemId, &Block)> {
+        self.items().into_iter().filter_map(move |item| match &item.work {
+            Work::Group(block) if !block.given.is_empty() && id.is_within(&item.id) => Some((&item.id, block)),
+            _ => None,
+        })
     }
 
     /// The steps alone, in the order of the document.

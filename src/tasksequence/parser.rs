@@ -1,20 +1,24 @@
 //! YAML -> `Sequence`, or everything that is wrong with it at once.
 
 mod fields;
+mod include;
 mod names;
 mod standing;
 mod values;
 mod variables;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
+
+pub use include::{Reference, references};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::condition;
 use super::host::Place;
-use super::model::{Block, FORMAT, Item, ItemId, Retry, Sequence, Step, Work};
+use super::model::{Block, FORMAT, Item, ItemId, Retry, Sequence, Step, Variable, Work};
 use super::quantity::Seconds;
 use super::spelling::instead;
 use super::steps;
@@ -29,6 +33,9 @@ const ATTEMPTS_MAX: u64 = 100;
 /// What is wrong at one place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Problem {
+    /// The included document that it is in; `None`: the one that was parsed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     pub line: u32,
     pub column: u32,
     pub message: String,
@@ -38,6 +45,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.iter().try_for_each(|file| write!(f, "{file}:"))?;
         write!(f, "{}:{}: {}", self.line, self.column, self.message)?;
         self.hint.iter().try_for_each(|hint| write!(f, "\n  hint: {hint}"))
     }
@@ -49,20 +57,29 @@ pub struct Known {
     pub images: Vec<String>,
 }
 
-/// Parses a document. Problems are in the order of the document.
+/// Files beside a document by their paths: other documents, and scripts.
+pub type Files = BTreeMap<String, String>;
+
+/// Parses a document that names no other file. Problems are in the order of the document.
 pub fn parse(text: &str) -> Result<Sequence, Vec<Problem>> {
     parse_document(text, Parser::default())
 }
 
+/// Parses a document with the files that it names.
+pub fn parse_with(text: &str, files: &Files) -> Result<Sequence, Vec<Problem>> {
+    parse_document(text, Parser { files: Arc::new(files.clone()), ..Parser::default() })
+}
+
 /// The same, and everything that the document names must be there.
-pub fn parse_for(text: &str, known: Known) -> Result<Sequence, Vec<Problem>> {
-    parse_document(text, Parser { known: Some(known), ..Parser::default() })
+pub fn parse_for(text: &str, files: &Files, known: Known) -> Result<Sequence, Vec<Problem>> {
+    parse_document(text, Parser { known: Some(known), files: Arc::new(files.clone()), ..Parser::default() })
 }
 
 /// The document as JSON, as far as it is YAML at all; for tools that know the schema.
 pub fn to_json(text: &str) -> Result<Value, Problem> {
     yaml::parse(text).map(|node| node.json()).map_err(|(at, message)| Problem {
         line: at.line,
+        file: None,
         column: at.column,
         message,
         hint: None,
@@ -115,11 +132,18 @@ struct Parser {
     problems: Vec<Problem>,
     /// Variables that exist where the parser is.
     variables: BTreeSet<String>,
+    /// Those of them whose values only steps see.
+    secrets: BTreeSet<String>,
     standing: Standing,
     depth: usize,
     /// Names of the partitions, once a step has given them.
     partitions: Option<Vec<String>>,
     known: Option<Known>,
+    files: Arc<Files>,
+    /// Documents that the parser is within.
+    including: Vec<String>,
+    /// Secret variables of included documents.
+    hoisted: Vec<Variable>,
 }
 
 const DOCUMENT_KEYS: [&str; 6] = ["name", "description", "variables", "steps", "on-failure", "always"];
@@ -131,7 +155,7 @@ impl Parser {
     fn add(&mut self, at: At, message: impl Into<String>, hint: impl Into<String>) {
         let hint = hint.into();
         let hint = (!hint.is_empty()).then_some(hint);
-        self.problems.push(Problem { line: at.line, column: at.column, message: message.into(), hint });
+        self.problems.push(Problem { file: None, line: at.line, column: at.column, message: message.into(), hint });
     }
 
     fn sequence(&mut self, node: &Node) -> Option<Sequence> {
@@ -139,9 +163,11 @@ impl Parser {
         self.known_keys(map, &DOCUMENT_KEYS, "a task sequence");
         let name = self.required_text(map, node.at, "name", "name: Lab workstation").unwrap_or_default();
         let description = self.optional_text(map, "description").unwrap_or_default();
-        let variables = find(map, "variables").map(|(_, node)| self.variables(node)).unwrap_or_default();
+        let mut variables = find(map, "variables").map(|(_, node)| self.variables(node)).unwrap_or_default();
         let mut body = self.block(map, node.at, "a task sequence");
         body.number("");
+        let known: BTreeSet<String> = variables.iter().map(|variable: &Variable| variable.name.clone()).collect();
+        variables.extend(self.hoisted.drain(..).filter(|variable| !known.contains(&variable.name)));
         Some(Sequence { format: FORMAT, name, description, variables, body })
     }
 
@@ -165,7 +191,7 @@ impl Parser {
         let mut section = |key| find(map, key).map(|(_, node)| self.items(node, key)).unwrap_or_default();
         let (on_failure, always) = (section("on-failure"), section("always"));
         self.standing = after;
-        Block { steps, on_failure, always }
+        Block { given: Vec::new(), steps, on_failure, always }
     }
 
     fn items(&mut self, node: &Node, key: &str) -> Vec<Item> {
@@ -190,6 +216,9 @@ impl Parser {
             return None;
         }
         let map = self.map(node, "a step", "begin it with what it does, such as `- check-hardware:`")?;
+        if find(map, "include").is_some() {
+            return self.include(node, map);
+        }
         if find(map, "group").is_some() { self.group(node, map) } else { self.step(node, map) }
     }
 
@@ -221,7 +250,10 @@ impl Parser {
             }
             Tree::Text(text) => {
                 match condition::names_in_expression(text) {
-                    Ok(names) => self.names(&names, node.at),
+                    Ok(names) => {
+                        self.names(&names, node.at);
+                        self.no_secrets(&names, "`when`", node.at);
+                    }
                     Err(error) if text.contains(" = ") => self.add(node.at, error.to_string(), "compare with `==`"),
                     Err(error) => self.add(node.at, error.to_string(), "when: machine.firmware == 'uefi'"),
                 }

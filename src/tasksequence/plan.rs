@@ -2,14 +2,15 @@
 //! deployment starts.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::condition::{self, Scope};
+use super::engine::Engine;
 use super::facts::Facts;
 use super::host::Place;
 use super::journal::DiskIdentity;
 use super::link::{RunId, RunOrder};
-use super::model::{Block, Item, ItemId, Sequence, Step, Values, Work};
+use super::model::{Block, Given, Item, ItemId, Sequence, Step, Values, Work};
 use super::run;
 use super::steps::{self, Gives, Kind, View};
 
@@ -74,6 +75,7 @@ impl Plan {
 pub fn plan(order: &RunOrder) -> Plan {
     let mut planner = Planner {
         order,
+        sets: Vec::new(),
         scope: run::scope(order, std::iter::empty(), None).map_err(|error| error.to_string()),
         place: Place::BootEnvironment,
         open: Vec::new(),
@@ -88,8 +90,19 @@ pub fn plan(order: &RunOrder) -> Plan {
     planner.plan
 }
 
+/// What is known around an included document.
+struct Around {
+    scope: Result<Scope, String>,
+    sets: usize,
+    /// Where its own variables that are known later stand among the open ones, and how many they are.
+    open: usize,
+    late: usize,
+}
+
 struct Planner<'a> {
     order: &'a RunOrder,
+    /// What steps have set, in their order.
+    sets: Vec<(String, Value)>,
     scope: Result<Scope, String>,
     place: Place,
     /// Variables that steps will set.
@@ -120,7 +133,9 @@ impl Planner<'_> {
             Work::Group(block) => {
                 self.push(item, "", section, fate.unwrap_or_else(|| Fate::Runs { what: String::new() }));
                 if runs {
+                    let around = self.enter(block);
                     self.block(block, section);
+                    self.leave(around);
                 }
             }
             Work::Step(step) => {
@@ -130,6 +145,40 @@ impl Planner<'_> {
                     self.after(step);
                 }
             }
+        }
+    }
+
+    /// The variables of an included document come in front; what was around is given back.
+    fn enter(&mut self, block: &Block) -> Option<Around> {
+        if block.given.is_empty() {
+            return None;
+        }
+        let (late, known): (Vec<Given>, Vec<Given>) =
+            block.given.iter().cloned().partition(|given| self.is_late(&given.value));
+        let (sets, open) = (self.sets.len(), self.open.len());
+        let around = Around { scope: self.scope.clone(), sets, open, late: late.len() };
+        let block = Block { given: known, ..Block::default() };
+        if let Ok(scope) = &mut self.scope
+            && let Err(error) = run::give(scope, &block)
+        {
+            self.scope = Err(error.to_string());
+        }
+        self.open.extend(late.into_iter().map(|given| given.name));
+        Some(around)
+    }
+
+    fn is_late(&self, value: &Value) -> bool {
+        self.later(&condition::names_in_all(value)).is_some()
+    }
+
+    fn leave(&mut self, around: Option<Around>) {
+        let Some(around) = around else { return };
+        self.scope = around.scope;
+        // Its own variables end here; what its steps register is known behind it too.
+        let own = around.open..around.open + around.late;
+        self.open.drain(own);
+        if let Ok(scope) = &mut self.scope {
+            scope.vars.extend(self.sets[around.sets..].iter().cloned());
         }
     }
 
@@ -173,7 +222,7 @@ impl Planner<'_> {
     fn work(&mut self, step: &Step) -> Result<Fate, steps::StepError> {
         let row = steps::row(&step.kind).ok_or_else(|| steps::StepError::unknown_kind(&step.kind))?;
         let scope = self.scope.as_ref().map_err(|error| steps::StepError::new(error.clone()))?;
-        if let Some(name) = self.later(&names(&step.with)) {
+        if let Some(name) = self.later(&condition::names_in_all(&Value::Object(step.with.clone()))) {
             return Ok(Fate::Open { why: format!("its parameters are known once `{name}` is") });
         }
         let with = condition::render_all(&Value::Object(step.with.clone()), scope)?;
@@ -184,6 +233,7 @@ impl Planner<'_> {
         }
         self.plan.bytes += planned.bytes;
         self.open.extend(planned.opens);
+        self.sets.extend(planned.sets.clone());
         if let Ok(scope) = &mut self.scope {
             scope.vars.extend(planned.sets);
         }
@@ -230,11 +280,13 @@ pub fn images(sequence: &Sequence, facts: &Facts, variables: &Values) -> Vec<Str
         variables: variables.clone(),
         images: Vec::new(),
         machine: facts.clone(),
+        debug: false,
         journal: Vec::new(),
     };
-    let Ok(scope) = run::scope(&order, std::iter::empty(), None) else { return Vec::new() };
+    let engine = Engine::resume(sequence, "", &[]);
     let mut references = Vec::new();
-    for (_, step) in sequence.steps() {
+    for (item, step) in sequence.steps() {
+        let Ok(scope) = run::scope_at(&order, &engine, &item.id) else { continue };
         let names = steps::row(&step.kind).into_iter().flat_map(|row| row.parameters);
         for parameter in names.filter(|parameter| parameter.kind == Kind::Image) {
             let text = step.with.get(parameter.name).and_then(Value::as_str);
@@ -247,19 +299,13 @@ pub fn images(sequence: &Sequence, facts: &Facts, variables: &Values) -> Vec<Str
     references.iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// All names that the templates in the parameters use.
-fn names(with: &Map<String, Value>) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut todo: Vec<&Value> = with.values().collect();
-    while let Some(value) = todo.pop() {
-        match value {
-            Value::String(text) if condition::is_template(text) => {
-                names.extend(condition::names_in_template(text).unwrap_or_default());
-            }
-            Value::Array(list) => todo.extend(list),
-            Value::Object(map) => todo.extend(map.values()),
-            _ => {}
-        }
-    }
-    names
+/// Names of the images that steps of a run may capture, with what it knows by now.
+pub fn captures(order: &RunOrder) -> Vec<String> {
+    let engine = Engine::resume(&order.sequence, "", &order.journal);
+    let captures = order.sequence.steps().filter(|(_, step)| step.kind == "capture-image");
+    let names = captures.filter_map(|(item, step)| {
+        let scope = run::scope_at(order, &engine, &item.id).ok()?;
+        condition::render(step.with.get("image")?.as_str()?, &scope).ok()
+    });
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }

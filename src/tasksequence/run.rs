@@ -12,18 +12,26 @@ use super::event::{Directive, Line, Reporter, StepProgress};
 use super::host::{Host, Place, Watch};
 use super::journal::{Entry, Finished, JournalError, JournalStore, RunResult, StepResult, What};
 use super::link::RunOrder;
-use super::model::{Item, ItemId, Step};
+use super::model::{Block, Item, ItemId, Sequence, Step};
 use super::steps::{self, Check, Done, On, StepError};
 
 /// How a call of `drive` ended.
 #[derive(Debug)]
 pub enum Outcome {
     /// The run is over.
-    Finished(RunResult),
+    Finished(RunResult, Then),
     /// The machine is to restart into this place, where `drive` is called again.
     Restart(Place),
     /// The journal could not be kept, so nothing more may be done.
     Lost(JournalError),
+}
+
+/// What becomes of the machine when its run is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// What it does anyway.
+    GoOn,
+    PowerOff,
 }
 
 /// How often a paused run looks whether it may go on.
@@ -81,7 +89,10 @@ struct Driver<'a, 'b> {
 impl<'a> Driver<'a, '_> {
     fn step(&mut self) -> Result<Option<Outcome>, JournalError> {
         match self.engine.next(self.host.now()) {
-            Action::Finish(result) => return Ok(Some(Outcome::Finished(result))),
+            Action::Finish(result) => {
+                let then = if self.engine.power_off() { Then::PowerOff } else { Then::GoOn };
+                return Ok(Some(Outcome::Finished(result, then)));
+            }
             Action::Restart(place) => return self.restart(place).map(Some),
             Action::Record(item, what) => {
                 if matches!(what, What::Started { .. }) && !self.may_start()? {
@@ -111,6 +122,9 @@ impl<'a> Driver<'a, '_> {
 
     /// Waits while the run is paused. False: it was cancelled instead, which is in the journal now.
     fn may_start(&mut self) -> Result<bool, JournalError> {
+        if self.order.debug {
+            self.reporter.settle();
+        }
         loop {
             match self.reporter.directive() {
                 Directive::Cancel if !self.engine.is_cancelled() => {
@@ -133,7 +147,7 @@ impl<'a> Driver<'a, '_> {
     /// Whether the item is entered or skipped. A condition that cannot be computed fails the item.
     fn decide(&mut self, item: &Item) -> What {
         let Some(when) = &item.when else { return What::Entered };
-        match self.scope().and_then(|scope| condition::holds(when, &scope)) {
+        match self.scope(&item.id).and_then(|scope| condition::holds(when, &scope)) {
             Ok(true) => What::Entered,
             Ok(false) => What::Skipped { why: format!("`{when}` is false") },
             Err(error) => What::Finished(Finished {
@@ -144,8 +158,8 @@ impl<'a> Driver<'a, '_> {
         }
     }
 
-    fn scope(&self) -> Result<Scope, ConditionError> {
-        scope(self.order, self.engine.sets(), self.engine.first_error())
+    fn scope(&self, item: &ItemId) -> Result<Scope, ConditionError> {
+        scope_at(self.order, &self.engine, item)
     }
 
     fn run(&mut self, item: &'a Item, step: &'a Step, interrupted: bool) -> Result<Option<Outcome>, JournalError> {
@@ -165,6 +179,7 @@ impl<'a> Driver<'a, '_> {
                     restart: done.restart_after,
                     target: done.target.map(Box::new),
                     blank: done.blank,
+                    power_off: done.power_off,
                     ..Finished::default()
                 };
                 self.record(item.id.clone(), What::Finished(finished))?;
@@ -184,7 +199,9 @@ impl<'a> Driver<'a, '_> {
         if !row.places.contains(&place) {
             return Err(StepError::misplaced(row, place));
         }
-        let with = condition::render_all(&Value::Object(step.with.clone()), &self.scope()?)?;
+        let mut scope = self.scope(&item.id)?;
+        self.add_secrets(item, step, &mut scope)?;
+        let with = condition::render_all(&Value::Object(step.with.clone()), &scope)?;
         let work = row.load(with)?;
         // A step that erases begins with whatever an interrupted one has left: there may be nothing to mount.
         if let Some(target) = self.engine.target().filter(|_| !row.erases) {
@@ -216,6 +233,23 @@ impl<'a> Driver<'a, '_> {
         Ok((result, done))
     }
 
+    /// What the step needs in secret is asked for right before it runs, and hidden in all that is told from then on.
+    fn add_secrets(&mut self, item: &Item, step: &Step, scope: &mut Scope) -> Result<(), StepError> {
+        let needed = secrets_of(&self.order.sequence, step);
+        if needed.iter().all(|name| self.order.variables.contains_key(name)) {
+            return Ok(());
+        }
+        for (name, value) in self.host.secrets(&self.order.run, &item.id)? {
+            self.hidden.add(&value);
+            scope.vars.insert(name, value);
+        }
+        match needed.iter().find(|name| !scope.vars.contains_key(*name)) {
+            Some(name) => Err(StepError::new(format!("the appliance has no secret `{name}` for this step"))
+                .hint(format!("give it one: `remint variable set {name} --secret`, and start the deployment anew"))),
+            None => Ok(()),
+        }
+    }
+
     fn restart(&mut self, place: Place) -> Result<Outcome, JournalError> {
         Ok(match self.host.hand_over(self.order, &self.entries) {
             Ok(()) => Outcome::Restart(place),
@@ -234,6 +268,35 @@ fn first_start(entries: &[Entry], item: &ItemId) -> Option<(Timestamp, String)> 
         }
     }
     first
+}
+
+/// What the conditions and templates of one item see: within an included document, its own variables in front of all.
+pub fn scope_at(order: &RunOrder, engine: &Engine, item: &ItemId) -> Result<Scope, ConditionError> {
+    let mut scope = scope(order, engine.sets(), engine.first_error())?;
+    for (group, block) in order.sequence.around(item) {
+        give(&mut scope, block)?;
+        for (_, sets) in engine.sets_by().filter(|(setter, _)| setter.is_within(group)) {
+            scope.vars.extend(sets.clone());
+        }
+    }
+    Ok(scope)
+}
+
+/// Puts the variables of an included document in front of those around it.
+pub(super) fn give(scope: &mut Scope, block: &Block) -> Result<(), ConditionError> {
+    let around = scope.clone();
+    for given in &block.given {
+        let value = condition::render_all(&given.value, if given.here { &around } else { scope })?;
+        scope.vars.insert(given.name.clone(), value);
+    }
+    Ok(())
+}
+
+/// Names of the secret variables that the templates of a step use.
+pub fn secrets_of(sequence: &Sequence, step: &Step) -> Vec<String> {
+    let used = condition::names_in_all(&Value::Object(step.with.clone()));
+    let is_used = |name: &&str| used.iter().any(|used| used.strip_prefix("vars.") == Some(name));
+    sequence.secrets().filter(is_used).map(str::to_owned).collect()
 }
 
 /// What conditions and templates see: given values, then defaults in their order, then what steps have set.
@@ -273,6 +336,13 @@ impl Hidden {
     pub(super) fn of(order: &RunOrder) -> Hidden {
         let values = order.sequence.secrets().filter_map(|name| order.variables.get(name)?.as_str());
         Hidden(values.filter(|value| !value.is_empty()).map(str::to_owned).collect())
+    }
+
+    fn add(&mut self, value: &Value) {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        if !text.is_empty() && !self.0.contains(&text) {
+            self.0.push(text);
+        }
     }
 
     pub(super) fn text(&self, text: &str) -> String {

@@ -10,12 +10,16 @@ use super::steps::{self, Kind, Parameter, Row, selection};
 pub fn schema() -> Value {
     let steps: Vec<Value> = steps::TABLE.iter().map(|row| json!({ "$ref": format!("#/$defs/{}", row.name) })).collect();
     let mut definitions = Map::new();
-    let items = steps.into_iter().chain([json!({ "$ref": "#/$defs/group" })]).collect::<Vec<_>>();
+    let items = steps
+        .into_iter()
+        .chain([json!({ "$ref": "#/$defs/group" }), json!({ "$ref": "#/$defs/include" })])
+        .collect::<Vec<_>>();
     definitions.insert("items".into(), json!({ "type": "array", "items": { "oneOf": items } }));
     definitions.insert("template".into(), json!({ "type": "string", "pattern": "\\{\\{|\\{%" }));
     definitions.insert("variable".into(), variable());
     definitions.insert("retry".into(), retry());
     definitions.insert("group".into(), group());
+    definitions.insert("include".into(), include());
     for row in steps::TABLE {
         definitions.insert(row.name.into(), step(row));
     }
@@ -82,6 +86,22 @@ fn group() -> Value {
     })
 }
 
+fn include() -> Value {
+    json!({
+        "type": "object",
+        "description": "The steps of another document",
+        "properties": {
+            "include": { "type": "string", "minLength": 1, "description": "Its path, from the folder of this document" },
+            "with": { "type": "object", "description": "Values for its variables" },
+            "name": { "type": "string", "minLength": 1 },
+            "when": condition(),
+            "continue-on-error": { "type": "boolean" },
+        },
+        "required": ["include"],
+        "additionalProperties": false,
+    })
+}
+
 fn step(row: &Row) -> Value {
     let optional = row.parameters.iter().all(|parameter| !parameter.required);
     let mut work = map_of(row.parameters, if optional { json!(["object", "null"]) } else { json!("object") });
@@ -114,7 +134,7 @@ fn described(parameter: &Parameter) -> Value {
 fn kind(kind: Kind) -> Value {
     let or_template = |value: Value| json!({ "anyOf": [value, { "$ref": "#/$defs/template" }] });
     match kind {
-        Kind::Text | Kind::Image => json!({ "type": "string" }),
+        Kind::Text | Kind::Image | Kind::Script => json!({ "type": "string" }),
         Kind::Path => or_template(json!({ "type": "string", "pattern": "^/" })),
         Kind::Integer { min, max } => or_template(json!({ "type": "integer", "minimum": min, "maximum": max })),
         Kind::Bytes => or_template(bytes()),

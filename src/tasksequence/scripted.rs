@@ -10,14 +10,14 @@ use crate::stdx::time::Timestamp;
 use super::event::{Directive, Line, Reporter, StepProgress};
 use super::facts::Facts;
 use super::host::{
-    Applied, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError, Place, Root, Watch,
-    WipeMethod, Wiped,
+    Applied, Capture, Captured, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError,
+    Place, Root, Watch, WipeMethod, Wiped,
 };
 use super::journal::{Entry, JournalError, JournalStore, RunResult};
 use super::layout::{Content, Found, Layout, NewTable, Target};
 use super::link::{ImageGrant, RunId, RunOrder};
 use super::model::{Item, ItemId, Sequence, Values};
-use super::run::{Outcome, drive};
+use super::run::{Outcome, Then, drive};
 
 /// What survives a power cut, and the fuse that causes one.
 #[derive(Default)]
@@ -41,6 +41,14 @@ pub(super) struct World {
     pub(super) never_starts: bool,
     /// The journal is with the appliance.
     pub(super) keeps_no_journal: bool,
+    /// The machine was switched off in the end.
+    pub(super) off: bool,
+    /// What was captured, by the image's name.
+    pub(super) captured: BTreeMap<String, ScriptedDisk>,
+    /// Variables of the firmware.
+    pub(super) variables_of_firmware: BTreeMap<String, Vec<u8>>,
+    /// A kernel that the next restart starts without the firmware.
+    pub(super) kernel: Option<String>,
     /// What a person answers to any question, once it was asked so many times.
     pub(super) answer: Option<(u32, Value)>,
     pub(super) asked: u32,
@@ -49,6 +57,9 @@ pub(super) struct World {
     pub(super) crashed: bool,
     /// Values given to the run.
     pub(super) variables: Values,
+    /// What the appliance releases to steps, and to which it has.
+    pub(super) secrets: Values,
+    pub(super) released: Vec<String>,
     /// Bytes of the disk that a wipe does not get to.
     pub(super) unreadable_bytes: u64,
 }
@@ -102,7 +113,10 @@ impl World {
             let outcome =
                 drive(&order, &mut Kept(&shared), &mut Machine { world: &shared, place }, &mut Heard(&shared));
             match outcome {
-                Outcome::Finished(result) => return result,
+                Outcome::Finished(result, then) => {
+                    self.off = then == Then::PowerOff;
+                    return result;
+                }
                 Outcome::Restart(place) => {
                     self.place = Some(if self.never_starts { Place::BootEnvironment } else { place })
                 }
@@ -150,6 +164,7 @@ pub(super) fn order(sequence: &Sequence) -> RunOrder {
             used_bytes: 1 << 30,
         }],
         machine: facts(),
+        debug: false,
         journal: Vec::new(),
     }
 }
@@ -346,6 +361,15 @@ impl Host for Machine<'_, '_> {
         }))
     }
 
+    fn capture_image(&mut self, capture: &Capture, _: &Disk, _: &mut dyn Watch) -> Result<Captured, HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        let disk = world.disk.clone();
+        world.captured.insert(capture.image.clone(), disk);
+        world.act()?;
+        Ok(Captured { number: 1, version: "bb".repeat(32), chunks: 4, ..Captured::default() })
+    }
+
     fn wipe(&mut self, disk: &Disk, _: WipeMethod, _: &mut dyn Watch) -> Result<Wiped, HostError> {
         let mut world = self.world.borrow_mut();
         world.act()?;
@@ -375,10 +399,11 @@ impl Host for Machine<'_, '_> {
             purpose: placed.purpose.clone(),
             start: placed.start,
             bytes: placed.bytes,
+            guid: None,
             content: Content::default(),
         };
         let partitions = table.partitions.iter().map(found).collect();
-        world.disk.layout = Some(Layout { scheme: table.scheme, partitions });
+        world.disk.layout = Some(Layout { scheme: table.scheme, sector_bytes: 512, partitions });
         Ok(())
     }
 
@@ -410,6 +435,36 @@ impl Host for Machine<'_, '_> {
         Ok(())
     }
 
+    fn remove(&mut self, _: Root, path: &str) -> Result<bool, HostError> {
+        let mut world = self.world.borrow_mut();
+        let inside = format!("{path}/");
+        let gone = |name: &String| name == path || name.starts_with(&inside);
+        if !world.disk.files.keys().any(gone) {
+            return Ok(false);
+        }
+        world.act()?;
+        world.disk.files.retain(|name, _| !gone(name));
+        Ok(true)
+    }
+
+    fn variable(&mut self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        Ok(self.world.borrow().variables_of_firmware.get(name).cloned())
+    }
+
+    fn set_variable(&mut self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        world.variables_of_firmware.insert(name.to_owned(), value.to_vec());
+        Ok(())
+    }
+
+    fn load_kernel(&mut self, kernel: &str, _: &str, command_line: &str) -> Result<(), HostError> {
+        let mut world = self.world.borrow_mut();
+        world.act()?;
+        world.kernel = Some(format!("{kernel} {command_line}"));
+        Ok(())
+    }
+
     /// A program either has done all of its work or none of it; the power may go between its last deed and its end.
     fn command(&mut self, command: &Command, watch: &mut dyn Watch) -> Result<Exit, HostError> {
         let mut world = self.world.borrow_mut();
@@ -434,6 +489,12 @@ impl Host for Machine<'_, '_> {
 
     fn agent_is_installed(&mut self, _: &RunOrder) -> Result<bool, HostError> {
         Ok(self.world.borrow().disk.files.contains_key("/var/lib/remint/agent.json"))
+    }
+
+    fn secrets(&mut self, _: &RunId, item: &ItemId) -> Result<Values, HostError> {
+        let mut world = self.world.borrow_mut();
+        world.released.push(item.0.clone());
+        Ok(world.secrets.clone())
     }
 
     fn install_baseline(&mut self, _: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {

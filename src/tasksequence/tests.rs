@@ -243,13 +243,27 @@ fn the_json_form_parses_back_and_keeps_its_version() {
     assert_ne!(parser::parse(&WORKSTATION.replace("1GiB", "2GiB")).unwrap().version(), sequence.version());
 }
 
-const EXAMPLES: [(&str, &str); 3] = [
+pub(super) const EXAMPLES: [(&str, &str); 4] = [
+    ("build-and-capture", include_str!("../../docs/guide/sequences/build-and-capture.yaml")),
     ("lab-workstation", include_str!("../../docs/guide/sequences/lab-workstation.yaml")),
     ("server", include_str!("../../docs/guide/sequences/server.yaml")),
     ("wipe-and-test", include_str!("../../docs/guide/sequences/wipe-and-test.yaml")),
 ];
 
-fn attended(cut_at: Option<u64>, only_the_agent: bool) -> World {
+/// What lies beside the examples.
+pub(super) fn beside() -> parser::Files {
+    let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    parser::Files::from([
+        file("scripts/clean-up", include_str!("../../docs/guide/sequences/scripts/clean-up")),
+        file("parts/administrator.yaml", include_str!("../../docs/guide/sequences/parts/administrator.yaml")),
+    ])
+}
+
+fn example(text: &str) -> Sequence {
+    parser::parse_with(text, &beside()).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+pub(super) fn attended(cut_at: Option<u64>, only_the_agent: bool) -> World {
     World {
         cut_at,
         only_the_agent,
@@ -260,14 +274,14 @@ fn attended(cut_at: Option<u64>, only_the_agent: bool) -> World {
 }
 
 /// The question of the wipe wants a yes.
-fn answered(name: &str, world: World) -> World {
+pub(super) fn answered(name: &str, world: World) -> World {
     if name == "wipe-and-test" { World { answer: Some((2, "yes".into())), ..world } } else { world }
 }
 
 #[test]
 fn every_example_survives_a_power_cut_and_a_killed_agent_after_any_action() {
     for (name, text) in EXAMPLES {
-        let sequence = sequence(text);
+        let sequence = example(text);
         let mut undisturbed = answered(name, attended(None, false));
         assert_eq!(undisturbed.live(&sequence), RunResult::Succeeded, "{name}: {:#?}", undisturbed.journal);
         let ended =
@@ -286,7 +300,7 @@ fn every_example_survives_a_power_cut_and_a_killed_agent_after_any_action() {
 #[test]
 fn the_plan_of_every_example_is_what_then_happens() {
     for (name, text) in EXAMPLES {
-        let sequence = sequence(text);
+        let sequence = example(text);
         let mut world = answered(name, attended(None, false));
         let mut order = scripted::order(&sequence);
         order.variables.clone_from(&world.variables);
@@ -403,4 +417,119 @@ fn a_secret_reaches_the_program_and_nothing_else() {
     order.variables = variables;
     let shown = serde_json::to_string(&(&world.journal, plan::plan(&order))).unwrap();
     assert!(shown.contains("******") && !shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_secret_that_is_released_reaches_the_program_and_nothing_else() {
+    let text = "name: x\nvariables: { token: { secret: true } }\nsteps:\n- check-hardware:\n- run-command: { command: [join, '{{ vars.token }}'], in: here }\n- run-command: { command: ['{{ vars.token }}'], in: here }\n  retry: 2\n";
+    let sequence = sequence(text);
+    let secrets: super::model::Values = [("token".to_owned(), "hunter2".into())].into();
+    let mut world = World { secrets, ..World::default() };
+    world.exits.insert("hunter2".into(), vec![1]);
+    assert_eq!(world.live(&sequence), RunResult::Succeeded);
+    assert_eq!(world.released, ["2", "3", "3"], "asked for by each attempt of the steps that need it");
+    assert!(world.commands.contains_key("join hunter2"));
+    assert!(!serde_json::to_string(&world.journal).unwrap().contains("hunter2"));
+    let mut none = World::default();
+    assert_eq!(none.live(&sequence), RunResult::Failed);
+    assert_eq!(none.commands.len(), 0);
+}
+
+#[test]
+fn an_included_document_has_variables_of_its_own() {
+    let files = parser::Files::from([(
+        "user.yaml".to_owned(),
+        "name: User\nvariables: { name: { type: text }, shell: \"/bin/{{ vars.name }}sh\" }\nsteps:\n- run-command: { command: [add, '{{ vars.name }}', '{{ vars.shell }}'], in: here }\n- set-variable: { variable: last, value: '{{ vars.name }}' }\n".to_owned(),
+    )]);
+    let text = "name: x\nvariables: { name: outer }\nsteps:\n- include: user.yaml\n  with: { name: a }\n- include: user.yaml\n  with: { name: '{{ vars.name }}', shell: sh }\n- run-command: { command: [end, '{{ vars.name }}', '{{ vars.last }}'], in: here }\n";
+    let sequence = parser::parse_with(text, &files).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence), RunResult::Succeeded, "{:#?}", world.journal);
+    let ran: Vec<&str> = world.commands.keys().map(String::as_str).collect();
+    assert_eq!(ran, ["add a /bin/ash", "add outer sh", "end outer outer"]);
+    let plan = plan::plan(&scripted::order(&sequence));
+    assert_eq!(plan.failures().count(), 0, "{plan:#?}");
+    let whats: Vec<&str> = plan
+        .items
+        .iter()
+        .filter_map(|item| match &item.fate {
+            plan::Fate::Runs { what } if what.starts_with("run ") => Some(what.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(whats[0], "run add a /bin/ash in the boot environment");
+    assert_eq!(whats[2], "run end outer outer in the boot environment");
+    let json = serde_json::to_string(&sequence).unwrap();
+    assert_eq!(serde_json::from_str::<Sequence>(&json).unwrap().version(), sequence.version());
+}
+
+#[test]
+fn a_script_becomes_a_part_of_the_sequence_and_leaves_nothing_behind() {
+    let file = |text: &str| parser::Files::from([("setup".to_owned(), text.to_owned())]);
+    let text = "name: x\nsteps:\n- apply-image: { image: debian-lab }\n- run-script: { script: setup, arguments: [a], repeatable: true }\n";
+    let parse = |script: &str| parser::parse_with(text, &file(script)).unwrap();
+    let sequence = parse("#!/bin/sh\necho {{ x }}\n");
+    assert_ne!(sequence.version(), parse("#!/bin/sh\necho\n").version(), "another script is another version");
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence), RunResult::Succeeded, "{:#?}", world.journal);
+    let ran = world.commands.keys().next().unwrap();
+    assert!(ran.starts_with("/var/lib/remint/scripts/") && ran.ends_with(" a"), "{ran}");
+    assert!(!world.disk.files.keys().any(|path| path.contains("scripts")));
+}
+
+#[test]
+fn a_machine_is_switched_off_when_its_run_is_over_and_not_before() {
+    let text = "name: x\nsteps:\n- power-off:\n- run-command: { command: [after], in: here }\n";
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence(text)), RunResult::Succeeded);
+    assert!(world.off && world.commands.contains_key("after"));
+    let mut on = World::default();
+    on.live(&sequence("name: x\nsteps:\n- check-hardware:\n"));
+    assert!(!on.off);
+}
+
+#[test]
+fn a_capture_takes_out_what_belongs_to_the_machine_and_is_done_again_after_a_cut() {
+    let text = "name: x\nsteps:\n- apply-image: { image: debian-lab }\n- install-agent:\n- write-file: { path: /etc/machine-id, content: abc }\n- write-file: { path: /etc/motd, content: x }\n- capture-image: { image: golden }\n";
+    let sequence = sequence(text);
+    let mut undisturbed = World::default();
+    assert_eq!(undisturbed.live(&sequence), RunResult::Succeeded, "{:#?}", undisturbed.journal);
+    let captured = &undisturbed.captured["golden"];
+    assert!(captured.files.contains_key("/etc/motd"));
+    assert!(!captured.files.keys().any(|path| path.starts_with("/var/lib/remint")), "{:?}", captured.files.keys());
+    assert!(captured.files["/etc/machine-id"].0.is_empty());
+    for cut in 0..undisturbed.actions {
+        let mut world = World { cut_at: Some(cut), ..World::default() };
+        assert_eq!(world.live(&sequence), RunResult::Succeeded, "cut at {cut}");
+        assert_eq!((&world.captured, &world.disk), (&undisturbed.captured, &undisturbed.disk), "cut at {cut}");
+    }
+}
+
+#[test]
+fn the_boot_order_is_set_and_read_back() {
+    use super::firmware;
+    let partition =
+        firmware::HardDrive { number: 1, first_sector: 1, sectors: 1, guid: crate::imaging::disk::guid::Guid::ZERO };
+    let disk = firmware::emit("Disk", &partition, "\\x");
+    let mut network = vec![1, 0, 0, 0, 41, 0, b'N', 0, 0, 0, 3, 11, 37, 0];
+    network.extend([0; 33]);
+    network.extend([0x7F, 0xFF, 4, 0]);
+    let world = || World {
+        variables_of_firmware: [
+            ("BootOrder".to_owned(), firmware::emit_order(&[0, 1])),
+            ("Boot0000".to_owned(), disk.clone()),
+            ("Boot0001".to_owned(), network.clone()),
+        ]
+        .into(),
+        ..World::default()
+    };
+    let sequence = sequence("name: x\nsteps:\n- set-boot-order: { first: network }\n");
+    let mut first = world();
+    assert_eq!(first.live(&sequence), RunResult::Succeeded, "{:#?}", first.journal);
+    assert_eq!(first.variables_of_firmware["BootOrder"], firmware::emit_order(&[1, 0]));
+    let mut again = World { variables_of_firmware: first.variables_of_firmware.clone(), ..World::default() };
+    assert_eq!(again.live(&sequence), RunResult::Succeeded);
+    assert_eq!(course(&again.journal), ["1 Held"]);
+    let mut bios = World::default();
+    assert_eq!(bios.live(&sequence), RunResult::Failed);
 }

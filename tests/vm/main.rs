@@ -13,6 +13,7 @@
 mod bench;
 mod failures;
 mod matrix;
+mod sequences;
 mod whole_path;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +23,7 @@ use bench::Bench;
 
 pub(crate) type Test = (&'static str, fn(&Bench));
 
-const TESTS: &[&[Test]] = &[whole_path::TESTS, matrix::TESTS, failures::TESTS];
+const TESTS: &[&[Test]] = &[whole_path::TESTS, matrix::TESTS, failures::TESTS, sequences::TESTS];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

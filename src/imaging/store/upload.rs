@@ -22,6 +22,11 @@ pub struct Upload<'a> {
     _lock: File,
 }
 
+/// While it lives nothing goes that no version needs yet.
+pub struct Hold {
+    _lock: File,
+}
+
 /// Writes chunks into packs, as many as it takes.
 pub(super) struct PackWriter<'a> {
     store: &'a LocalStore,
@@ -47,6 +52,11 @@ impl LocalStore {
         let lock = self.lock_shared()?;
         self.refresh()?;
         Ok(Upload { packs: PackWriter::new(self), _lock: lock })
+    }
+
+    /// Keeps the collector of garbage away for as long as it lives; waits while it works.
+    pub fn hold(&self) -> Result<Hold, Error> {
+        self.lock_shared().map(|lock| Hold { _lock: lock })
     }
 
     /// Keeps the collector away for as long as the file is open; waits until it is done.

@@ -28,12 +28,18 @@ impl Sequences {
     fn prepare(&self, request: &Request) -> Result<Prepared, Error> {
         let (record, sequence) = self.sequence(&request.sequence)?;
         let machines = self.machines_of(request)?;
-        let mut refusals = wrong_variables(&sequence, &request.variables);
+        let mut refusals = unknown_variables(&sequence, &request.variables);
         let erasing = sequence.steps().any(|(_, step)| steps::row(&step.kind).is_some_and(|row| row.erases));
         let mut prepared = Vec::new();
         for machine in machines {
             refusals.extend(self.refuses(&machine, erasing)?);
             let order = self.order(&sequence, &machine, &request.variables)?;
+            let order = RunOrder { debug: request.debug, ..order };
+            for wrong in wrong_variables(&sequence, &order.variables) {
+                if !refusals.contains(&wrong) {
+                    refusals.push(wrong);
+                }
+            }
             let plan = plan::plan(&order);
             let failures =
                 plan.failures().map(|(item, error)| format!("{}: {} {}: {error}", machine.name, item.id, item.name));
@@ -146,7 +152,7 @@ impl Sequences {
                 ),
             )?;
             for (position, (machine, order)) in prepared.orders.iter().enumerate() {
-                insert_run(tx, &id, position, machine, order, now)?;
+                self.insert_run(tx, &id, position, machine, order)?;
             }
             let detail = format!("{} on {target}, erases {}", preview.sequence, preview.erases);
             audit::append(tx, now, &by.label(), "deployment-start", &id, &detail)?;
@@ -192,6 +198,38 @@ impl Sequences {
         })?;
         self.tick()?;
         self.deployment(id).map(|detail| detail.deployment)
+    }
+
+    /// Keeps the order of a run, its secrets sealed.
+    fn insert_run(
+        &self,
+        tx: &Transaction<'_>,
+        deployment: &str,
+        position: usize,
+        machine: &Machine,
+        order: &RunOrder,
+    ) -> Result<(), Error> {
+        let now = self.fleet.clock.now();
+        let id = RunId(fresh("run", now, secret::random()));
+        let (order, sealed) = self.seal(&RunOrder { run: id.clone(), ..order.clone() });
+        let directive = if order.debug { "pause" } else { "go" };
+        tx.execute(
+            "INSERT INTO run (id, deployment, position, machine, state, directive, run_order, steps, created_at, sealed, debug)
+             VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?6, ?7, ?8, ?9, ?10)",
+            (
+                id.as_str(),
+                deployment,
+                position as i64,
+                machine.id.as_str(),
+                directive,
+                json!(order).to_string(),
+                order.sequence.steps().count() as i64,
+                now.milliseconds(),
+                sealed,
+                order.debug,
+            ),
+        )?;
+        Ok(())
     }
 
     /// Moves every deployment on: whose turn it is, what the deadline has overtaken, which must stop. Called when a run
@@ -263,32 +301,6 @@ fn move_on(tx: &Transaction<'_>, id: &str, now: Timestamp) -> Result<Moved, Erro
     Ok(moved)
 }
 
-fn insert_run(
-    tx: &Transaction<'_>,
-    deployment: &str,
-    position: usize,
-    machine: &Machine,
-    order: &RunOrder,
-    now: Timestamp,
-) -> Result<(), Error> {
-    let id = RunId(fresh("run", now, secret::random()));
-    let order = RunOrder { run: id.clone(), ..order.clone() };
-    tx.execute(
-        "INSERT INTO run (id, deployment, position, machine, state, directive, run_order, steps, created_at)
-         VALUES (?1, ?2, ?3, ?4, 'queued', 'go', ?5, ?6, ?7)",
-        (
-            id.as_str(),
-            deployment,
-            position as i64,
-            machine.id.as_str(),
-            json!(order).to_string(),
-            order.sequence.steps().count() as i64,
-            now.milliseconds(),
-        ),
-    )?;
-    Ok(())
-}
-
 fn unfinished(c: &Connection, machine: &MachineId) -> Result<Option<String>, Error> {
     let mut statement = c.prepare_cached(
         "SELECT id FROM run WHERE machine = ?1 AND state IN ('queued', 'waiting', 'running') LIMIT 1",
@@ -339,12 +351,15 @@ fn read_deployment(row: &Row<'_>) -> Read<DeploymentRecord> {
     }))
 }
 
-/// Variables that are missing, unknown or of another type.
+/// Variables that are given and that the sequence does not have.
+fn unknown_variables(sequence: &Sequence, values: &Values) -> Vec<String> {
+    let unknown = values.keys().filter(|name| !sequence.variables.iter().any(|variable| variable.name == **name));
+    unknown.map(|name| format!("the sequence has no variable `{name}`")).collect()
+}
+
+/// Variables that are missing or of another type.
 fn wrong_variables(sequence: &Sequence, values: &Values) -> Vec<String> {
     let mut wrong = Vec::new();
-    for name in values.keys().filter(|name| !sequence.variables.iter().any(|variable| variable.name == **name)) {
-        wrong.push(format!("the sequence has no variable `{name}`"));
-    }
     for variable in &sequence.variables {
         let name = &variable.name;
         match values.get(name) {

@@ -25,6 +25,8 @@ pub struct Request {
     pub machines: Vec<String>,
     pub collection: Option<String>,
     pub variables: Values,
+    /// Stop before each step until a person lets the run go on.
+    pub debug: bool,
     pub rollout: Rollout,
     /// How many machines' disks this will erase, said by the person.
     pub confirm: Option<u32>,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Counts, Request};
-use crate::access::{self, Principal, Role};
+use crate::access::vault::Vault;
+use crate::access::{self, Principal, Role, audit};
 use crate::api::Live;
 use crate::db::Db;
 use crate::fleet::db::Fleet;
@@ -19,11 +20,15 @@ use crate::tasksequence::event::{Directive, Line, Reporter, StepProgress};
 use crate::tasksequence::facts::Facts;
 use crate::tasksequence::host::Place;
 use crate::tasksequence::journal::{Entry, JournalError, JournalStore, RunResult};
-use crate::tasksequence::link::{PostEvents, RunOrder};
+use crate::tasksequence::link::{AskSecrets, PostEvents, RunOrder};
 use crate::tasksequence::model::{Item, ItemId};
+use crate::tasksequence::parser::Files;
 use crate::tasksequence::plan::Fate;
 use crate::tasksequence::run::Outcome;
 use crate::tasksequence::scripted::{self, World};
+use crate::tasksequence::variable::Scope;
+
+mod outage;
 
 const DOCUMENT: &str = "
 name: Lab
@@ -54,7 +59,12 @@ fn site(folder: &Path) -> Sequences {
         facts: Box::new(|machine| Facts { id: machine.id.0.clone(), name: machine.name.clone(), ..scripted::facts() }),
         wake: Box::new(|_| ()),
     };
-    Sequences { fleet: Arc::new(fleet), lookup }
+    let vault = Arc::new(Vault::open(&folder.join("vault.key")).unwrap());
+    Sequences { fleet: Arc::new(fleet), lookup, vault }
+}
+
+fn publish(sequences: &Sequences, document: &str) {
+    sequences.publish(document, &Files::new(), &by()).unwrap();
 }
 
 /// Approved machines `m-0`, `m-1`, ...
@@ -98,6 +108,8 @@ struct Linked<'a> {
     lost: Option<(u32, Lost)>,
     directive: Directive,
     answers: BTreeMap<ItemId, Value>,
+    /// What a person answers to whatever is asked.
+    person: Option<Value>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -167,7 +179,12 @@ impl Reporter for Face<'_, '_> {
     }
 
     fn answer(&mut self, item: &ItemId) -> Option<Value> {
-        self.0.borrow().answers.get(item).cloned()
+        let mut linked = self.0.borrow_mut();
+        if let Some(value) = linked.person.clone().filter(|_| !linked.answers.contains_key(item)) {
+            linked.sequences.answer(linked.order.run.as_str(), &value, &by()).unwrap();
+            linked.post(None);
+        }
+        linked.answers.get(item).cloned()
     }
 }
 
@@ -190,11 +207,12 @@ fn live(sequences: &Sequences, machine: &MachineId, world: &mut World, lost: Opt
             lost,
             directive: Directive::Go,
             answers: BTreeMap::new(),
+            person: world.answer.as_ref().map(|(_, answer)| answer.clone()),
         });
         let outcome = scripted::boot(world, &order, &mut Face(&linked), &mut Face(&linked));
         match outcome {
             Outcome::Restart(place) => drop(linked.borrow_mut().post(Some(place))),
-            Outcome::Finished(result) => {
+            Outcome::Finished(result, _) => {
                 linked.borrow_mut().post(None);
                 return (result, messages);
             }
@@ -208,7 +226,7 @@ fn live(sequences: &Sequences, machine: &MachineId, world: &mut World, lost: Opt
 fn a_deployment_that_erases_begins_only_when_the_count_was_said() {
     let folder = tempfile::tempdir().unwrap();
     let sequences = site(folder.path());
-    sequences.publish(DOCUMENT, &by()).unwrap();
+    publish(&sequences, DOCUMENT);
     let ids = machines(&sequences, 3);
     for (machines, confirm, expect) in [
         (vec!["m-0", "m-1"], None, "this erases the disks of 2 machines"),
@@ -238,7 +256,7 @@ fn a_deployment_that_erases_begins_only_when_the_count_was_said() {
 fn a_run_is_followed_from_the_order_to_a_managed_machine() {
     let folder = tempfile::tempdir().unwrap();
     let sequences = site(folder.path());
-    sequences.publish(DOCUMENT, &by()).unwrap();
+    publish(&sequences, DOCUMENT);
     let ids = machines(&sequences, 1);
     let deployment = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
     let elsewhere = sequences.fetch(&ids[0], Place::InstalledSystem).unwrap();
@@ -259,37 +277,10 @@ fn a_run_is_followed_from_the_order_to_a_managed_machine() {
 }
 
 #[test]
-fn a_lost_message_or_reply_anywhere_changes_nothing() {
-    let mut number = 1;
-    loop {
-        for lost in [Lost::Request, Lost::Reply] {
-            let folder = tempfile::tempdir().unwrap();
-            let sequences = site(folder.path());
-            sequences.publish(DOCUMENT, &by()).unwrap();
-            let ids = machines(&sequences, 1);
-            let deployment = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
-            let (result, messages) = live(&sequences, &ids[0], &mut World::default(), Some((number, lost)));
-            assert_eq!(result, RunResult::Succeeded, "message {number}");
-            let run = sequences.deployment(&deployment.id).unwrap().runs.remove(0);
-            let entries = sequences.entries(run.id.as_str()).unwrap();
-            assert_eq!(entries.len(), 5 * 3 + 2, "message {number}: each entry once");
-            let texts: Vec<String> =
-                sequences.lines(run.id.as_str(), 0, 100).unwrap().into_iter().map(|l| l.text).collect();
-            assert_eq!(texts.len(), 3, "message {number}: each line once: {texts:?}");
-            if number > messages {
-                assert!(number > 15, "{number} messages");
-                return;
-            }
-        }
-        number += 4;
-    }
-}
-
-#[test]
 fn a_run_is_cancelled_before_it_begins_and_a_failed_one_is_sent_back() {
     let folder = tempfile::tempdir().unwrap();
     let sequences = site(folder.path());
-    sequences.publish(DOCUMENT, &by()).unwrap();
+    publish(&sequences, DOCUMENT);
     let ids = machines(&sequences, 1);
     let deployment = sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
     let run = sequences.deployment(&deployment.id).unwrap().runs.remove(0);
@@ -299,7 +290,7 @@ fn a_run_is_cancelled_before_it_begins_and_a_failed_one_is_sent_back() {
     assert!(sequences.direct(run.id.as_str(), Directive::Pause, &by()).is_err());
 
     let bad = DOCUMENT.replace("- install-agent:", "- run-command: { command: [flaky] }\n  - install-agent:");
-    sequences.publish(&bad.replace("name: Lab", "name: Flaky"), &by()).unwrap();
+    publish(&sequences, &bad.replace("name: Lab", "name: Flaky"));
     let flaky = Request { sequence: "Flaky".into(), ..request(&["m-0"], Some(1)) };
     let deployment = sequences.start(&flaky, &by()).unwrap();
     let mut world = World::default();
@@ -321,7 +312,7 @@ fn a_run_that_failed_in_the_installed_system_goes_on_there() {
     let folder = tempfile::tempdir().unwrap();
     let sequences = site(folder.path());
     let text = DOCUMENT.replace("- install-baseline:", "- run-command: { command: [flaky] }");
-    sequences.publish(&text, &by()).unwrap();
+    publish(&sequences, &text);
     let ids = machines(&sequences, 1);
     sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
     let mut world = World::default();
@@ -340,7 +331,7 @@ fn a_run_that_failed_in_the_installed_system_goes_on_there() {
 fn a_machine_that_does_not_start_from_the_network_is_not_restarted_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let sequences = site(folder.path());
-    sequences.publish(DOCUMENT, &by()).unwrap();
+    publish(&sequences, DOCUMENT);
     let ids = machines(&sequences, 1);
     sequences.start(&request(&["m-0"], Some(1)), &by()).unwrap();
     let fetch = || sequences.fetch(&ids[0], Place::InstalledSystem).unwrap().restart;
@@ -354,7 +345,7 @@ fn a_machine_that_does_not_start_from_the_network_is_not_restarted_for_ever() {
 fn the_plan_names_what_then_happens() {
     let folder = tempfile::tempdir().unwrap();
     let sequences = site(folder.path());
-    sequences.publish(DOCUMENT, &by()).unwrap();
+    publish(&sequences, DOCUMENT);
     let ids = machines(&sequences, 1);
     let preview = sequences.preview(&request(&["m-0"], None)).unwrap();
     assert_eq!((preview.erases, preview.refusals.len()), (1, 0));
@@ -403,7 +394,7 @@ fn finish(sequences: &Sequences, machine: &MachineId, result: RunResult) {
 fn rings_stop_where_they_must_and_go_on_after_the_appliance_was_killed() {
     let folder = tempfile::tempdir().unwrap();
     let mut sequences = site(folder.path());
-    sequences.publish("name: Noop\nsteps:\n- check-hardware:\n", &by()).unwrap();
+    publish(&sequences, "name: Noop\nsteps:\n- check-hardware:\n");
     let ids = machines(&sequences, 1000);
     let names: Vec<String> = (0..1000).map(|index| format!("m-{index}")).collect();
     let rollout = Rollout { rings: vec![5, 50], failures_percent_max: 8, at_once: 10, ..Rollout::default() };
@@ -430,4 +421,171 @@ fn rings_stop_where_they_must_and_go_on_after_the_appliance_was_killed() {
     assert_eq!(record.counts.word(true), "stopped");
     sequences.resume(&id, 20, &by()).unwrap();
     assert_eq!(sequences.deployment(&id).unwrap().deployment.counts.waiting, 10);
+    while finish_next(&sequences, &id, &ids).is_some() {}
+    let counts = sequences.deployment(&id).unwrap().deployment.counts;
+    assert_eq!(counts, Counts { succeeded: 900, failed: 100, ..Counts::default() });
+}
+
+/// Ends the run that is next in turn; every tenth fails. Which one it was.
+fn finish_next(sequences: &Sequences, deployment: &str, ids: &[MachineId]) -> Option<usize> {
+    let next = "SELECT COALESCE(min(position), -1) FROM run WHERE deployment = ?1 AND state = 'waiting'";
+    let found: Result<i64, Error> = sequences.fleet.db.read(|c| Ok(c.query_row(next, [deployment], |row| row.get(0))?));
+    let index = usize::try_from(found.unwrap()).ok()?;
+    let result = if index % 10 == 9 { RunResult::Failed } else { RunResult::Succeeded };
+    finish(sequences, &ids[index], result);
+    Some(index)
+}
+
+/// Names the folder of the site to the process that is killed.
+const KILLED: &str = "REMINT_TEST_ROLLOUT";
+
+/// Not a test of its own: the process that the next test kills. It says which runs are over.
+#[test]
+fn process_that_is_killed() {
+    let Some(folder) = std::env::var_os(KILLED) else { return };
+    let sequences = site(Path::new(&folder));
+    let ids: Vec<MachineId> = (0..1000).map(|index| MachineId(format!("machine-{index:04}"))).collect();
+    let id = sequences.deployments().unwrap().remove(0).id;
+    while let Some(index) = finish_next(&sequences, &id, &ids) {
+        println!("over {index}");
+    }
+}
+
+#[test]
+fn a_killed_appliance_has_kept_all_that_it_acknowledged_and_the_rollout_goes_on() {
+    use std::io::BufRead;
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    publish(&sequences, "name: Noop\nsteps:\n- check-hardware:\n");
+    let ids = machines(&sequences, 1000);
+    let names: Vec<String> = (0..1000).map(|index| format!("m-{index}")).collect();
+    let rollout = Rollout { rings: vec![5, 50], failures_percent_max: 20, at_once: 10, ..Rollout::default() };
+    let request = Request { sequence: "Noop".into(), machines: names, rollout, ..Request::default() };
+    let id = sequences.start(&request, &by()).unwrap().id;
+    drop(sequences);
+    let (mut acknowledged, mut kills) = (0, 0);
+    for lines in [1, 3, 7, 20, 41] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "tasksequence::deployment::tests::process_that_is_killed";
+        command.args(["--exact", name, "--nocapture"]).env(KILLED, folder.path()).stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let heard = said.filter(|line| line.contains("over ")).take(lines).count();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(heard, lines);
+        (acknowledged, kills) = (acknowledged + heard, kills + 1);
+        let sequences = site(folder.path());
+        let record = sequences.deployment(&id).unwrap().deployment;
+        let over = (record.counts.succeeded + record.counts.failed) as usize;
+        assert!(over >= acknowledged, "{over} runs are over, {acknowledged} were acknowledged");
+        assert!(record.counts.waiting + record.counts.running <= 10, "{:?}", record.counts);
+        acknowledged = over;
+    }
+    assert_eq!(kills, 5);
+    let sequences = site(folder.path());
+    sequences.tick().unwrap();
+    while finish_next(&sequences, &id, &ids).is_some() {}
+    let counts = sequences.deployment(&id).unwrap().deployment.counts;
+    assert_eq!(counts, Counts { succeeded: 900, failed: 100, ..Counts::default() });
+}
+
+#[test]
+fn a_secret_is_sealed_at_rest_and_released_to_the_step_that_needs_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    let text = "name: Join\nvariables: { token: { secret: true } }\nsteps:\n- run-command: { command: [join, '{{ vars.token }}'], in: here }\n- check-hardware:\n";
+    publish(&sequences, text);
+    let ids = machines(&sequences, 2);
+    let request = Request { sequence: "Join".into(), machines: vec!["m-0".into()], ..Request::default() };
+    let missing = sequences.start(&request, &by()).unwrap_err().to_string();
+    assert!(missing.starts_with("the variable `token` has no value"), "{missing}");
+    sequences.set_variable(&Scope::Site, "token", &json!("hunter2"), true, &by()).unwrap();
+    assert_eq!(sequences.variables().unwrap()[0].value, Value::Null, "a listing shows no secret");
+    sequences.start(&request, &by()).unwrap();
+    let order = *sequences.fetch(&ids[0], Place::BootEnvironment).unwrap().order.unwrap();
+    assert!(order.variables.is_empty(), "no secret is in the order");
+
+    let ask = |machine: &MachineId, item: &str| {
+        sequences.release(machine, &AskSecrets { run: order.run.clone(), item: ItemId::from(item) })
+    };
+    assert_eq!(ask(&ids[0], "1").unwrap().values["token"], "hunter2");
+    assert!(ask(&ids[0], "2").unwrap().values.is_empty(), "this step needs none");
+    assert!(ask(&ids[1], "1").is_err(), "it is not this machine's run");
+    let log = audit::list(&sequences.fleet.db, None, 100).unwrap();
+    let releases: Vec<&str> =
+        log.iter().filter(|entry| entry.what == "secret-release").map(|entry| entry.who.as_str()).collect();
+    assert_eq!(releases, [format!("m-0 {} step 1", order.run)]);
+
+    let mut world = World { secrets: [("token".to_owned(), json!("hunter2"))].into(), ..World::default() };
+    assert_eq!(live(&sequences, &ids[0], &mut world, None).0, RunResult::Succeeded);
+    assert!(world.commands.contains_key("join hunter2"));
+    assert!(ask(&ids[0], "1").is_err(), "the run is over");
+    drop(sequences);
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"), "the secret lies in the open");
+    }
+}
+
+#[test]
+fn the_nearest_value_wins_and_a_number_may_be_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    publish(&sequences, "name: V\nvariables: { room: { type: text }, desk: none }\nsteps:\n- check-hardware:\n");
+    machines(&sequences, 2);
+    let value = |machine: &str, given: Value| {
+        let (_, sequence) = sequences.sequence("V").unwrap();
+        let machine = sequences.fleet.machine(machine).unwrap();
+        let given = serde_json::from_value(given).unwrap();
+        sequences.values_for(&sequence, &machine, &given).unwrap().get("room").cloned()
+    };
+    assert_eq!(value("m-0", json!({})), None);
+    sequences.set_variable(&Scope::Site, "room", &json!(7), false, &by()).unwrap();
+    assert_eq!(value("m-0", json!({})), Some(json!("7")));
+    sequences.set_variable(&Scope::Machine("m-0".into()), "room", &json!("attic"), false, &by()).unwrap();
+    assert_eq!((value("m-0", json!({})), value("m-1", json!({}))), (Some(json!("attic")), Some(json!("7"))));
+    assert_eq!(value("m-0", json!({"room": "cellar"})), Some(json!("cellar")));
+    sequences.remove_variable(&Scope::Machine("m-0".into()), "room", &by()).unwrap();
+    assert!(sequences.remove_variable(&Scope::Machine("m-0".into()), "room", &by()).is_err());
+    assert!(sequences.set_variable(&Scope::Collection("nobody".into()), "room", &json!(1), false, &by()).is_err());
+    assert!(sequences.set_variable(&Scope::Site, "Room", &json!(1), false, &by()).is_err());
+}
+
+#[test]
+fn a_run_in_debug_mode_stops_before_each_step_until_it_is_let_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let sequences = site(folder.path());
+    publish(&sequences, "name: D\nsteps:\n- check-hardware:\n- check-hardware:\n");
+    let ids = machines(&sequences, 1);
+    let machines = vec!["m-0".to_owned()];
+    let request = Request { sequence: "D".into(), machines, debug: true, ..Request::default() };
+    sequences.start(&request, &by()).unwrap();
+    let order = *sequences.fetch(&ids[0], Place::BootEnvironment).unwrap().order.unwrap();
+    assert!(order.debug);
+    let run = order.run.as_str();
+    assert_eq!(sequences.run(run).unwrap().directive, Directive::Pause);
+    let mut number = 0;
+    let mut post = |item: &str, what| {
+        let entry = Entry { at: Timestamp::default(), item: ItemId::from(item), what };
+        let message = PostEvents {
+            run: order.run.clone(),
+            journal_from: number,
+            journal: vec![entry],
+            boot: "b".into(),
+            lines_from: 0,
+            lines: Vec::new(),
+            progress: None,
+            restart: None,
+            sent_at: Timestamp::default(),
+        };
+        number += 1;
+        sequences.post(&ids[0], &message).unwrap().directive
+    };
+    let started = || crate::tasksequence::journal::What::Started { attempt: 1, boot: "b".into() };
+    for item in ["1", "2"] {
+        assert_eq!(post(item, crate::tasksequence::journal::What::Entered), Directive::Pause);
+        sequences.direct(run, Directive::Go, &by()).unwrap();
+        assert_eq!(post(item, started()), Directive::Pause, "one step was let go on, not two");
+    }
 }

@@ -22,7 +22,8 @@ use crate::stdx::time::Timestamp;
 
 use super::journal::{DiskIdentity, Entry};
 use super::layout::{Layout, NewTable, Target};
-use super::link::{ImageGrant, RunOrder};
+use super::link::{ImageGrant, RunId, RunOrder};
+use super::model::{ItemId, Values};
 
 /// Where the machine is: which system runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -157,6 +158,26 @@ pub struct Grown {
     pub after_bytes: u64,
 }
 
+/// What a capture is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    pub run: RunId,
+    pub image: String,
+    pub tag: Option<String>,
+}
+
+/// What a capture came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// The version's number and its SHA-256.
+    pub number: u32,
+    pub version: String,
+    pub read_bytes: u64,
+    pub chunks: u64,
+    pub sent_chunks: u64,
+    pub sent_bytes: u64,
+}
+
 /// How a disk is erased.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -164,13 +185,21 @@ pub enum WipeMethod {
     #[default]
     Overwrite,
     Discard,
+    NvmeFormat,
+    NvmeSanitize,
+    AtaSecureErase,
 }
 
 impl WipeMethod {
+    pub const NAMES: [&'static str; 5] = ["overwrite", "discard", "nvme-format", "nvme-sanitize", "ata-secure-erase"];
+
     pub fn name(self) -> &'static str {
         match self {
             WipeMethod::Overwrite => "overwrite",
             WipeMethod::Discard => "discard",
+            WipeMethod::NvmeFormat => "nvme-format",
+            WipeMethod::NvmeSanitize => "nvme-sanitize",
+            WipeMethod::AtaSecureErase => "ata-secure-erase",
         }
     }
 }
@@ -189,6 +218,8 @@ pub struct HardwareTest {
     pub processor: Duration,
     /// A disk and how many places of it are read.
     pub disk: Option<(Disk, u32)>,
+    /// How long data is fetched from the appliance.
+    pub network: Duration,
 }
 
 /// Told while something long goes on; answers whether to go on.
@@ -239,6 +270,8 @@ pub trait Host {
 
     /// Makes `disk` match the image. Idempotent: what matches is left alone.
     fn apply_image(&mut self, image: &ImageGrant, disk: &Disk, watch: &mut dyn Watch) -> Result<Applied, HostError>;
+    /// Publishes what the file systems of `disk` use as a version of an image, and checks what was published.
+    fn capture_image(&mut self, capture: &Capture, disk: &Disk, watch: &mut dyn Watch) -> Result<Captured, HostError>;
     /// Grows the last partition of `disk` and its file system to the end of the disk. `None`: nothing there can grow.
     fn grow(&mut self, disk: &Disk, watch: &mut dyn Watch) -> Result<Option<Grown>, HostError>;
     /// Erases all of `disk` and reads all of it back; anything but zero is an error.
@@ -260,8 +293,18 @@ pub trait Host {
     fn read(&mut self, root: Root, path: &str) -> Result<Option<FileContent>, HostError>;
     /// Writes a whole file, durably, making the folders above it.
     fn write(&mut self, root: Root, path: &str, content: &FileContent) -> Result<(), HostError>;
+    /// Removes a file, or a folder with all that is in it. False: it was not there.
+    fn remove(&mut self, root: Root, path: &str) -> Result<bool, HostError>;
     fn command(&mut self, command: &Command, watch: &mut dyn Watch) -> Result<Exit, HostError>;
 
+    /// A variable of the UEFI firmware, one of those that the specification itself names. `None`: there is none.
+    fn variable(&mut self, name: &str) -> Result<Option<Vec<u8>>, HostError>;
+    fn set_variable(&mut self, name: &str, value: &[u8]) -> Result<(), HostError>;
+    /// The next restart starts this kernel of `Root::Target` without the firmware.
+    fn load_kernel(&mut self, kernel: &str, initramfs: &str, command_line: &str) -> Result<(), HostError>;
+
+    /// The secrets that this step of the run needs, from the appliance, for this once.
+    fn secrets(&mut self, run: &RunId, item: &ItemId) -> Result<Values, HostError>;
     /// Puts the running agent, its service and its identity into `Root::Target`; the evidence says what is there now.
     fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError>;
     /// Whether all that `install_agent` writes is there and equal.

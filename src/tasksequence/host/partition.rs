@@ -29,10 +29,13 @@ pub fn read(path: &Path) -> Result<Option<Layout>, HostError> {
         transient: false,
     })?;
     let Some(table) = table else { return Ok(None) };
-    let scheme = if matches!(table, Table::Gpt(_)) { Scheme::Gpt } else { Scheme::Mbr };
+    let (scheme, sector_bytes) = match &table {
+        Table::Gpt(gpt) => (Scheme::Gpt, gpt.sector_bytes),
+        Table::Mbr(mbr) => (Scheme::Mbr, mbr.sector_bytes),
+    };
     let found = |partition: &Partition| found(path, &device, partition);
     let partitions = table.partitions().iter().map(found).collect::<io::Result<_>>().map_err(&wrong)?;
-    Ok(Some(Layout { scheme, partitions }))
+    Ok(Some(Layout { scheme, sector_bytes, partitions }))
 }
 
 fn found(path: &Path, device: &FileAt, partition: &Partition) -> io::Result<Found> {
@@ -59,6 +62,7 @@ fn found(path: &Path, device: &FileAt, partition: &Partition) -> io::Result<Foun
         purpose,
         start: partition.start,
         bytes: partition.bytes,
+        guid: partition.guid,
         content,
     })
 }

@@ -1,39 +1,45 @@
 //! The machine that this process runs on.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::imaging;
 use crate::imaging::apply::{Options, make_match};
 use crate::imaging::disk::{self, fit};
 use crate::imaging::fs as filesystem;
-use crate::imaging::manifest::Manifest;
+use crate::imaging::import::Source;
+use crate::imaging::intake::{self, Finished, Receiver};
+use crate::imaging::manifest::{Manifest, VersionId};
 use crate::imaging::store::ChunkSource;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::io::{FileAt, ReadAt, Section};
+use crate::stdx::kexec;
 use crate::stdx::monitor::Progress;
 use crate::stdx::time::{Clock, SystemClock, Timestamp};
 use crate::tasksequence::fstab::linux_type;
 use crate::tasksequence::journal::{DiskIdentity, Entry};
 use crate::tasksequence::layout::{Layout, NewTable, Target};
-use crate::tasksequence::link::{ImageGrant, RunOrder};
+use crate::tasksequence::link::{ImageGrant, RunId, RunOrder};
+use crate::tasksequence::model::{ItemId, Values};
 
 use super::{
-    Applied, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError, Place, Root, Watch,
-    WipeMethod, Wiped, partition, process, root, trial, wipe,
+    Applied, Capture, Captured, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError,
+    Place, Root, Watch, WipeMethod, Wiped, partition, process, root, trial, wipe,
 };
 
 /// Where the system that is being installed is mounted.
 const TARGET: &str = "/run/remint/target";
 /// Of the running system, for programs that run in the target.
 const SHARED: [&str; 3] = ["dev", "proc", "sys"];
+/// A site that lost chunks of a capture is sent them again, so often.
+const CAPTURE_ROUNDS_MAX: u32 = 3;
 /// How often progress is told.
 const TELLING: Duration = Duration::from_millis(500);
 
@@ -45,6 +51,11 @@ pub trait Surroundings {
     fn disks(&mut self) -> Result<Vec<Disk>, HostError>;
     /// The manifest, its signature checked, and where its chunks are.
     fn image(&mut self, image: &ImageGrant) -> Result<(Manifest, Box<dyn ChunkSource>), HostError>;
+    fn secrets(&mut self, run: &RunId, item: &ItemId) -> Result<Values, HostError>;
+    /// Fetches data from the appliance for so long: bytes, and the time that it took.
+    fn throughput(&mut self, duration: Duration) -> Result<(u64, Duration), HostError>;
+    /// Where the chunks of a capture go.
+    fn receiver(&mut self, capture: &Capture) -> Result<Box<dyn Receiver>, HostError>;
     /// Puts the agent, its service and its identity into the system mounted at `root`.
     fn install_agent(&mut self, root: &Path, order: &RunOrder) -> Result<Map<String, Value>, HostError>;
     fn agent_is_installed(&mut self, root: &Path, order: &RunOrder) -> Result<bool, HostError>;
@@ -169,6 +180,34 @@ impl<S: Surroundings> Host for Real<S> {
         })
     }
 
+    fn capture_image(&mut self, capture: &Capture, disk: &Disk, watch: &mut dyn Watch) -> Result<Captured, HostError> {
+        self.close_target()?;
+        nix::unistd::sync();
+        let receiver = self.surroundings.receiver(capture)?;
+        let source = Source::raw(Path::new(&disk.path)).map_err(failed)?;
+        for _ in 0..CAPTURE_ROUNDS_MAX {
+            let (progress, now) = (Progress::default(), self.now());
+            let sent = telling(&progress, watch, || intake::send_disk(&source, now, &*receiver, &progress));
+            let (manifest, sent) = sent.map_err(image_failed)?;
+            let Finished::Published { version, id } = receiver.finish(&manifest).map_err(image_failed)? else {
+                continue;
+            };
+            let (published, _) = self.surroundings.image(&grant_of(&version.name, &id))?;
+            if published.extents != manifest.extents || published.zeros != manifest.zeros {
+                return Err(HostError::new(format!("version {version} is not what was captured")));
+            }
+            return Ok(Captured {
+                number: version.number,
+                version: id.to_string(),
+                read_bytes: sent.read_bytes,
+                chunks: sent.chunks,
+                sent_chunks: sent.sent_chunks,
+                sent_bytes: sent.sent_bytes,
+            });
+        }
+        Err(HostError::new(format!("the site lost chunks of the capture {CAPTURE_ROUNDS_MAX} times")).transient())
+    }
+
     fn grow(&mut self, disk: &Disk, watch: &mut dyn Watch) -> Result<Option<Grown>, HostError> {
         self.close_target()?;
         let path = Path::new(&disk.path);
@@ -181,9 +220,14 @@ impl<S: Surroundings> Host for Real<S> {
         if !found.kind.grows_mounted() {
             return Ok(None);
         }
-        mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
-        let grown = filesystem::grow(Path::new(TARGET), found.kind).map_err(failed);
-        unmount(Path::new(TARGET))?;
+        let grown = if self.place == Place::InstalledSystem {
+            filesystem::grow(Path::new("/"), found.kind).map_err(failed)
+        } else {
+            mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
+            let grown = filesystem::grow(Path::new(TARGET), found.kind).map_err(failed);
+            unmount(Path::new(TARGET))?;
+            grown
+        };
         let grown = grown?;
         Ok(Some(Grown {
             partition: found.path.display().to_string(),
@@ -199,7 +243,16 @@ impl<S: Surroundings> Host for Real<S> {
     }
 
     fn test_hardware(&mut self, test: &HardwareTest, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
-        trial::run(test, watch)
+        let mut evidence = trial::run(test, watch)?;
+        if !test.network.is_zero() {
+            watch.line(self.now(), "fetching from the appliance");
+            let (bytes, took) = self.surroundings.throughput(test.network)?;
+            let rate = bytes as f64 / took.as_secs_f64().max(0.001) / 1e6;
+            let seconds = took.as_secs_f64();
+            let network = json!({ "bytes": bytes, "seconds": seconds, "megabytes_per_second": rate });
+            evidence.insert("network".into(), network);
+        }
+        Ok(evidence)
     }
 
     fn layout(&mut self, disk: &Disk) -> Result<Option<Layout>, HostError> {
@@ -241,6 +294,42 @@ impl<S: Surroundings> Host for Real<S> {
         root::write(self.folder(of)?, path, content).map_err(|error| written(path, &error))
     }
 
+    fn remove(&mut self, of: Root, path: &str) -> Result<bool, HostError> {
+        root::remove(self.folder(of)?, path).map_err(|error| HostError::new(format!("remove {path}: {error}")))
+    }
+
+    fn variable(&mut self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
+        let path = variable_path(name)?;
+        match fs::read(&path) {
+            // The first four bytes are the variable's attributes.
+            Ok(bytes) => Ok(Some(bytes.get(4..).unwrap_or_default().to_vec())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(HostError::new(format!("read the firmware's variable {name}: {error}"))),
+        }
+    }
+
+    /// In one write, as efivarfs wants it.
+    fn set_variable(&mut self, name: &str, value: &[u8]) -> Result<(), HostError> {
+        let path = variable_path(name)?;
+        let bytes = [&VARIABLE_ATTRIBUTES.to_le_bytes()[..], value].concat();
+        let mut options = fs::File::options();
+        let written =
+            options.create(true).write(true).truncate(false).open(path).and_then(|mut file| file.write_all(&bytes));
+        written.map_err(|error| HostError::new(format!("write the firmware's variable {name}: {error}")))
+    }
+
+    fn load_kernel(&mut self, kernel: &str, initramfs: &str, command_line: &str) -> Result<(), HostError> {
+        let folder = self.folder(Root::Target)?;
+        let open = |path: &str| {
+            let opened = root::resolve(folder, path).and_then(fs::File::open);
+            opened.map_err(|error| HostError::new(format!("open {path}: {error}")))
+        };
+        kexec::load(&open(kernel)?, &open(initramfs)?, command_line).map_err(|error| {
+            HostError::new(format!("have the kernel start {kernel} next: {error}"))
+                .hint("under Secure Boot only a signed kernel is taken: restart without `by: kexec`")
+        })
+    }
+
     fn command(&mut self, command: &Command, watch: &mut dyn Watch) -> Result<Exit, HostError> {
         let folder = self.folder(command.root)?;
         let other = (folder != Path::new("/")).then_some(folder);
@@ -248,6 +337,10 @@ impl<S: Surroundings> Host for Real<S> {
             let name = command.arguments.first().map_or("", String::as_str);
             HostError::new(format!("start `{name}`: {error}")).hint("is the program there, in that system?")
         })
+    }
+
+    fn secrets(&mut self, run: &RunId, item: &ItemId) -> Result<Values, HostError> {
+        self.surroundings.secrets(run, item)
     }
 
     fn install_agent(&mut self, order: &RunOrder) -> Result<Map<String, Value>, HostError> {
@@ -292,6 +385,31 @@ fn telling<T: Send>(progress: &Progress, watch: &mut dyn Watch, work: impl FnOnc
         }
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// The same as in a run order, for a version that was published just now.
+fn grant_of(name: &str, id: &VersionId) -> ImageGrant {
+    let name = name.to_owned();
+    ImageGrant { reference: name.clone(), name, version: id.to_string(), disk_bytes: 0, used_bytes: 0 }
+}
+
+fn image_failed(error: imaging::error::Error) -> HostError {
+    let transient = error.is_transient();
+    HostError { transient, ..failed(error) }
+}
+
+/// Kept over restarts, usable before and after the operating system has started (UEFI 2.10, 8.2).
+const VARIABLE_ATTRIBUTES: u32 = 7;
+
+fn variable_path(name: &str) -> Result<PathBuf, HostError> {
+    let folder = Path::new("/sys/firmware/efi/efivars");
+    let there = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if !there {
+        return Err(HostError::new("this machine gives no access to variables of UEFI firmware").hint(
+            "it was started by BIOS, or its kernel lacks efivarfs; `when: machine.firmware == 'uefi'` guards the step",
+        ));
+    }
+    Ok(folder.join(format!("{name}-8be4df61-93ca-11d2-aa0d-00e098032b8c")))
 }
 
 struct RootPartition {

@@ -82,6 +82,23 @@ pub fn write(root: &Path, path: &str, content: &FileContent) -> io::Result<()> {
     fs::File::open(&real)?.sync_all()
 }
 
+/// Removes a file, a link or a whole folder. False: there was nothing.
+pub fn remove(root: &Path, path: &str) -> io::Result<bool> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    // The link itself goes, not what it leads to.
+    let real = resolve(root, folder)?.join(name);
+    if real == root {
+        return Err(io::Error::other("the root itself is not removed"));
+    }
+    let removed = match fs::symlink_metadata(&real) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(&real),
+        Ok(_) => fs::remove_file(&real),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => Err(error),
+    };
+    removed.map(|()| true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +141,9 @@ mod tests {
         assert_eq!(read(folder.path(), "/a/b/c").unwrap(), Some(content));
         assert_eq!(read(folder.path(), "/a/b/d").unwrap(), None);
         assert_eq!(read(folder.path(), "/a/b/c/d").unwrap(), None);
+        symlink("/a", folder.path().join("link")).unwrap();
+        assert_eq!((remove(folder.path(), "/link").unwrap(), remove(folder.path(), "/link").unwrap()), (true, false));
+        assert_eq!((remove(folder.path(), "/a").unwrap(), read(folder.path(), "/a/b/c").unwrap()), (true, None));
+        assert!(remove(folder.path(), "/").is_err());
     }
 }

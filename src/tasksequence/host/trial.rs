@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::stdx::io::{FileAt, ReadAt};
 use crate::stdx::time::{Clock, SystemClock};
+use crate::stdx::{ata, nvme};
 
 use super::{HardwareTest, HostError, Watch};
 
@@ -26,6 +27,7 @@ pub fn run(test: &HardwareTest, watch: &mut dyn Watch) -> Result<Map<String, Val
     evidence.insert("processor".into(), processor(test.processor, watch)?);
     if let Some((disk, samples)) = &test.disk {
         evidence.insert("disk".into(), surface(Path::new(&disk.path), *samples, watch)?);
+        evidence.insert("smart".into(), smart(Path::new(&disk.path))?);
     }
     Ok(evidence)
 }
@@ -102,6 +104,32 @@ fn processor(duration: Duration, watch: &mut dyn Watch) -> Result<Value, HostErr
     Ok(json!({ "threads": threads, "rounds": total, "megabytes_per_second": rate }))
 }
 
+/// What the disk says of itself; null where it says nothing (virtual disks, most USB sticks).
+fn smart(path: &Path) -> Result<Value, HostError> {
+    let Ok(disk) = File::open(path) else { return Ok(Value::Null) };
+    let failing =
+        |what: String| HostError::new(format!("{} {what}", path.display())).hint("the disk is failing: exchange it");
+    if let Ok(health) = nvme::health(&disk) {
+        if health.warning != 0 {
+            return Err(failing(format!("warns of itself ({:#04x})", health.warning)));
+        }
+        return Ok(json!({
+            "celsius": health.celsius, "percent_used": health.percent_used, "hours": health.hours,
+            "media_errors": health.media_errors,
+        }));
+    }
+    let Ok(attributes) = ata::attributes(&disk) else { return Ok(Value::Null) };
+    let raw = |id: u8| attributes.iter().find(|attribute| attribute.id == id).map(|attribute| attribute.raw);
+    for (id, what) in [(197, "sectors wait to be given up"), (198, "sectors cannot be read")] {
+        if let Some(count) = raw(id).filter(|count| *count > 0) {
+            return Err(failing(format!("says that {count} of its {what}")));
+        }
+    }
+    Ok(
+        json!({ "reallocated": raw(5), "hours": raw(9).map(|hours| hours & 0xFFFF_FFFF), "celsius": raw(194).map(|c| c & 0xFF) }),
+    )
+}
+
 /// Reads samples spread over the disk, the first and the last megabyte among them.
 fn surface(path: &Path, samples: u32, watch: &mut dyn Watch) -> Result<Value, HostError> {
     let wrong = |error: std::io::Error| HostError::new(format!("read {}: {error}", path.display()));
@@ -156,10 +184,16 @@ mod tests {
         file.as_file().set_len(5 << 20).unwrap();
         let path = file.path().display().to_string();
         let disk = Disk { path, bytes: 5 << 20, serial: None, model: None, rotational: false, removable: false };
-        let test = HardwareTest { memory_bytes: 1, processor: Duration::from_millis(20), disk: Some((disk, 9)) };
+        let test = HardwareTest {
+            memory_bytes: 1,
+            processor: Duration::from_millis(20),
+            disk: Some((disk, 9)),
+            network: Duration::ZERO,
+        };
         let evidence = run(&test, &mut Silent).unwrap();
         assert_eq!(evidence["memory"]["bytes"], MEMORY_PIECE);
         assert_eq!(evidence["disk"]["bytes"], 9 << 20);
+        assert_eq!(evidence["smart"], Value::Null, "a file says nothing of itself");
         assert!(evidence["processor"]["rounds"].as_u64().unwrap() > 0);
     }
 

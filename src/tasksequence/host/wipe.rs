@@ -4,15 +4,20 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
-use crate::stdx::blockdev;
 use crate::stdx::io::{FileAt, ReadAt};
+use crate::stdx::nvme::{self, Sanitized};
 use crate::stdx::time::{Clock, SystemClock};
+use crate::stdx::{ata, blockdev};
 
 use super::{HostError, Watch, WipeMethod, Wiped};
 
+/// How often a drive that erases itself is asked how far it is.
+const SANITIZE_LOOK: Duration = Duration::from_secs(2);
 const PIECE: usize = 4 << 20;
 /// Devices refuse discards that are too large; a gigabyte is accepted by all that Linux drives.
 const DISCARD_BYTES: u64 = 1 << 30;
@@ -32,10 +37,39 @@ pub fn wipe(path: &Path, method: WipeMethod, watch: &mut dyn Watch) -> Result<Wi
         WipeMethod::Discard => discard(&disk, watch).map_err(|error| {
             stopped_or(error, wrong("discard")).hint("the disk does not take discards: use `method: overwrite`")
         })?,
+        WipeMethod::NvmeFormat => nvme::format(disk.file()).map_err(itself(&wrong))?,
+        WipeMethod::NvmeSanitize => sanitize(&disk, watch).map_err(itself(&wrong))?,
+        WipeMethod::AtaSecureErase => ata::secure_erase(disk.file()).map_err(itself(&wrong))?,
     }
     disk.file().sync_all().map_err(wrong("sync"))?;
-    let read_back_bytes = read_back(&disk, watch).map_err(|error| stopped_or(error, wrong("read back")))?;
+    let read_back_bytes = read_back(&disk, method, watch).map_err(|error| stopped_or(error, wrong("read back")))?;
     Ok(Wiped { bytes: disk.size(), read_back_bytes })
+}
+
+/// Why a drive did not erase itself.
+fn itself<F: Fn(io::Error) -> HostError>(wrong: &impl Fn(&'static str) -> F) -> impl Fn(io::Error) -> HostError {
+    let refused = wrong("have the drive erase itself, which is");
+    move |error| {
+        let hint = "use `method: overwrite`; a drive whose security is frozen takes it after it was without power";
+        stopped_or(error, &refused).hint(hint)
+    }
+}
+
+/// The drive goes on by itself; this waits for its end.
+fn sanitize(disk: &FileAt, watch: &mut dyn Watch) -> io::Result<()> {
+    nvme::sanitize(disk.file())?;
+    loop {
+        match nvme::sanitized(disk.file())? {
+            Sanitized::Done => return Ok(()),
+            Sanitized::Failed => return Err(io::Error::other("the drive says that it failed")),
+            Sanitized::Under(share) => {
+                let done = disk.size() / 65_536 * u64::from(share);
+                watch.progress(done, disk.size() * 2, "bytes", "the drive erases itself");
+                go_on(watch)?;
+                thread::sleep(SANITIZE_LOOK);
+            }
+        }
+    }
 }
 
 fn failed(path: &Path, what: &'static str) -> impl Fn(io::Error) -> HostError {
@@ -65,8 +99,9 @@ fn discard(disk: &FileAt, watch: &mut dyn Watch) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads everything; the first byte that is not zero is an error that says where.
-fn read_back(disk: &FileAt, watch: &mut dyn Watch) -> io::Result<u64> {
+/// Reads everything; the first byte that says something is an error that says where. A drive that erased itself may
+/// read as ones.
+fn read_back(disk: &FileAt, method: WipeMethod, watch: &mut dyn Watch) -> io::Result<u64> {
     // What was written must come from the disk and not from memory.
     posix_fadvise(disk.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     let mut buffer = vec![0u8; PIECE];
@@ -75,7 +110,9 @@ fn read_back(disk: &FileAt, watch: &mut dyn Watch) -> io::Result<u64> {
         go_on(watch)?;
         let piece = &mut buffer[..len as usize];
         disk.read_exact_at(piece, offset)?;
-        if let Some(at) = piece.iter().position(|byte| *byte != 0) {
+        let ones = !matches!(method, WipeMethod::Overwrite | WipeMethod::Discard);
+        let says = |byte: &u8| *byte != 0 && !(ones && *byte == 0xFF);
+        if let Some(at) = piece.iter().position(says) {
             let text = format!("byte {} still reads {:#04x}", offset + at as u64, piece[at]);
             return Err(io::Error::other(text));
         }
@@ -136,8 +173,14 @@ mod tests {
         let disk = marked(10_000);
         let refused = wipe(disk.path(), WipeMethod::Discard, &mut Silent::default()).unwrap_err();
         assert!(refused.hint.unwrap().contains("overwrite"), "a file takes no discard");
-        let left = read_back(&FileAt::new(disk.reopen().unwrap()).unwrap(), &mut Silent::default()).unwrap_err();
+        let left =
+            read_back(&FileAt::new(disk.reopen().unwrap()).unwrap(), WipeMethod::Overwrite, &mut Silent::default())
+                .unwrap_err();
         assert_eq!(left.to_string(), "byte 0 still reads 0x4d");
+        for method in [WipeMethod::NvmeFormat, WipeMethod::NvmeSanitize, WipeMethod::AtaSecureErase] {
+            let refused = wipe(disk.path(), method, &mut Silent::default()).unwrap_err();
+            assert!(refused.message.starts_with("have the drive erase itself"), "{refused}");
+        }
         let stopped = wipe(disk.path(), WipeMethod::Overwrite, &mut Silent(true)).unwrap_err();
         assert_eq!(stopped.message, "the run was cancelled");
     }

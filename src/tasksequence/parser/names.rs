@@ -23,6 +23,16 @@ impl Parser {
         }
     }
 
+    /// What is computed apart from a step would be kept and shown.
+    pub(super) fn no_secrets(&mut self, names: &[String], what: &str, at: At) {
+        for name in names.iter().filter_map(|name| name.strip_prefix("vars.")) {
+            if self.secrets.contains(name) {
+                let hint = "only parameters of steps see secrets: use another variable here";
+                self.add(at, format!("{what} uses the secret variable `{name}`"), hint);
+            }
+        }
+    }
+
     pub(super) fn names(&mut self, names: &[String], at: At) {
         for name in names {
             let mut parts = name.split('.');

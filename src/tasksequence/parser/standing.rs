@@ -46,6 +46,7 @@ impl Parser {
             Gives::Variable => self.learn(at, with),
             Gives::System => (standing.root, standing.system, standing.agent) = (true, true, false),
             Gives::Agent => standing.agent = true,
+            Gives::Captured => standing.agent = with.get("prepare") == Some(&Value::Bool(false)) && standing.agent,
             Gives::Place => {
                 let into = with.get("into").and_then(Value::as_str).unwrap_or(Place::InstalledSystem.name());
                 let installed = into == Place::InstalledSystem.name();

@@ -1,6 +1,9 @@
 //! The parameters of a step, each against its kind.
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::stdx::hex;
 
 use super::super::condition;
 use super::super::layout::Share;
@@ -9,6 +12,9 @@ use super::super::spelling::instead;
 use super::super::steps::{Kind, Parameter, Row, selection};
 use super::super::yaml::{Key, Node, Tree};
 use super::{Parser, STEP_KEYS, find};
+
+/// It travels within the order of each run.
+const SCRIPT_BYTES_MAX: usize = 64 << 10;
 
 impl Parser {
     pub(super) fn parameters(&mut self, row: &Row, key: &Key, node: &Node) -> Map<String, Value> {
@@ -48,6 +54,9 @@ impl Parser {
             if let Some(parameter) = row.parameter(&key.text) {
                 self.value(node, parameter.kind, &format!("`{}` of `{}`", key.text, row.name));
                 with.insert(key.text.clone(), node.json());
+                if parameter.kind == Kind::Script {
+                    self.script(node, &mut with);
+                }
             }
         }
         with
@@ -64,7 +73,7 @@ impl Parser {
         let fault = match (kind, &node.tree) {
             (Kind::Anything, _) => None,
             (Kind::Image, Tree::Text(text)) => self.unknown_image(text, what),
-            (Kind::Text, Tree::Text(_)) => None,
+            (Kind::Text | Kind::Script, Tree::Text(_)) => None,
             (Kind::Path, Tree::Text(text)) if text.starts_with('/') && !text.split('/').any(|part| part == "..") => {
                 None
             }
@@ -121,15 +130,31 @@ impl Parser {
             (Kind::Partition, Tree::Text(_)) => None,
             (Kind::Partition, Tree::Number(number)) if number.as_u64().is_some_and(|n| (1..=128).contains(&n)) => None,
             (Kind::Partition, _) => Some(wrong("the name of a partition, or its number".into())),
-            (Kind::Text | Kind::Image, Tree::Number(_) | Tree::Boolean(_)) => Some((
+            (Kind::Text | Kind::Image | Kind::Script, Tree::Number(_) | Tree::Boolean(_)) => Some((
                 format!("{what} is {}, and must be a text", node.kind()),
                 format!("put it in quotes: \"{}\"", node.quoted()),
             )),
-            (Kind::Text | Kind::Image, _) => Some(wrong("a text".into())),
+            (Kind::Text | Kind::Image | Kind::Script, _) => Some(wrong("a text".into())),
         };
         if let Some((message, hint)) = fault {
             self.add(node.at, message, hint);
         }
+    }
+
+    /// The script goes into the step: a run carries out what it was started with.
+    fn script(&mut self, node: &Node, with: &mut Map<String, Value>) {
+        let Tree::Text(path) = &node.tree else { return };
+        let Some(text) = self.file(path, "`script` of `run-script`", node.at) else { return };
+        if text.len() > SCRIPT_BYTES_MAX {
+            let message = format!("the script `{path}` has {} bytes, at most {SCRIPT_BYTES_MAX} are taken", text.len());
+            self.add(node.at, message, "put large files into a package or an image");
+        }
+        if !text.starts_with("#!") {
+            let hint = "its first line says who reads it, such as `#!/bin/sh`";
+            self.add(node.at, format!("the script `{path}` does not begin with `#!`"), hint);
+        }
+        with.insert("content".into(), hex::emit(text.as_bytes()).into());
+        with.insert("sha256".into(), hex::emit(&Sha256::digest(text.as_bytes())).into());
     }
 
     /// A list of maps with fields of their own.

@@ -36,6 +36,11 @@ impl Parser {
             }
             if let Some(default) = &variable.default {
                 self.templates(default, node.at);
+                let names = condition::names_in_all(default);
+                self.no_secrets(&names, &format!("the default of `{}`", key.text), node.at);
+            }
+            if variable.secret {
+                self.secrets.insert(key.text.clone());
             }
             self.variables.insert(key.text.clone());
             variables.push(variable);

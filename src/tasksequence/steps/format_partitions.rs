@@ -167,7 +167,9 @@ impl Entry {
     }
 
     fn is_there(&self, found: &Found) -> bool {
-        found.content.kind == self.kind.name() && found.content.label == self.label_on_disk()
+        // NTFS keeps its label in a file of its own, which a look at the superblock does not read.
+        let labelled = self.kind == FileSystem::Ntfs || found.content.label == self.label_on_disk();
+        found.content.kind == self.kind.name() && labelled
     }
 
     fn label_on_disk(&self) -> String {

@@ -1,4 +1,4 @@
-//! `hardware-test`: memory, processors and disk under load, with the figures kept as the record.
+//! `hardware-test`: memory, processors, disk and network under load, with the figures kept as the record.
 
 use serde::Deserialize;
 
@@ -10,10 +10,11 @@ use super::{ANYWHERE, Check, Done, Gives, Kind, Needs, On, Planned, Row, StepErr
 
 pub(super) const ROW: Row = Row {
     name: "hardware-test",
-    summary: "tests memory, processors and a disk, and keeps the results",
+    summary: "tests memory, processors, a disk and the network, and keeps the results",
     text: "Memory is filled with patterns and read back; all processors compute the same thing over and over and must agree; \
-           samples all over the disk are read. The first wrong bit, disagreement or read error fails the step. Nothing is \
-           written to the disk.",
+           samples all over the disk are read, and what the disk says of itself (SMART: of NVMe and ATA drives) is kept. Data \
+           is fetched from the appliance for the time of `network`. The first wrong bit, disagreement or read error fails the \
+           step, and so does a disk that warns, or that has sectors it cannot read. Nothing is written to the disk.",
     parameters: &[
         optional("memory", Kind::Bytes, "256MiB", "how much memory is tested"),
         optional("processor", Kind::Duration, "10s", "how long the processors compute"),
@@ -24,6 +25,7 @@ pub(super) const ROW: Row = Row {
             "200",
             "how many places of the disk are read, 1 MiB each",
         ),
+        optional("network", Kind::Duration, "5s", "how long data is fetched from the appliance; 0 for not at all"),
     ],
     places: ANYWHERE,
     needs: Needs::Nothing,
@@ -44,6 +46,8 @@ struct HardwareTest {
     disk: DiskRule,
     #[serde(default = "two_hundred")]
     samples: u32,
+    #[serde(default = "five")]
+    network: Seconds,
 }
 
 fn quarter() -> Bytes {
@@ -54,6 +58,10 @@ fn ten() -> Seconds {
     Seconds(10)
 }
 
+fn five() -> Seconds {
+    Seconds(5)
+}
+
 fn two_hundred() -> u32 {
     200
 }
@@ -62,7 +70,8 @@ impl Work for HardwareTest {
     fn plan(&self, _: &View) -> Result<Planned, StepError> {
         let (memory, seconds, samples) = (bytes_for_people(self.memory.0), self.processor.0, self.samples);
         Ok(Planned::new(format!(
-            "test {memory} of memory, the processors for {seconds} s, {samples} places of the disk"
+            "test {memory} of memory, the processors for {seconds} s, {samples} places of the disk, the network for {} s",
+            self.network.0
         )))
     }
 
@@ -77,6 +86,7 @@ impl Work for HardwareTest {
             memory_bytes: self.memory.0,
             processor: self.processor.duration(),
             disk: disk.map(|disk| (disk, self.samples)),
+            network: self.network.duration(),
         };
         Ok(Done { evidence: on.host.test_hardware(&test, on.watch)?, ..Done::default() })
     }

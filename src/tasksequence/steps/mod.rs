@@ -4,20 +4,25 @@
 //! the reference in docs/ are made from it. Its work is `check -> apply -> verify`, done through `Host` alone.
 
 mod apply_image;
+mod capture_image;
 mod check_hardware;
 mod cloud_init;
 mod create_user;
 mod format_partitions;
+mod grow_filesystem;
 mod hardware_test;
 mod install_agent;
 mod install_baseline;
 mod install_bootloader;
 mod install_packages;
 mod partition_disk;
+mod power_off;
 mod prompt;
 mod restart;
 mod run_command;
+mod run_script;
 pub mod selection;
+mod set_boot_order;
 mod set_hostname;
 mod set_network;
 mod set_variable;
@@ -45,17 +50,22 @@ pub const TABLE: &[Row] = &[
     partition_disk::ROW,
     format_partitions::ROW,
     apply_image::ROW,
+    grow_filesystem::ROW,
     set_hostname::ROW,
     set_network::ROW,
     create_user::ROW,
     write_file::ROW,
     cloud_init::ROW,
     install_bootloader::ROW,
+    set_boot_order::ROW,
     install_agent::ROW,
     restart::ROW,
+    power_off::ROW,
+    capture_image::ROW,
     install_packages::ROW,
     install_baseline::ROW,
     run_command::ROW,
+    run_script::ROW,
     set_variable::ROW,
     prompt::PROMPT,
     prompt::APPROVAL,
@@ -118,6 +128,8 @@ pub enum Kind {
     DiskRule,
     /// Permission bits such as "0644".
     FileMode,
+    /// The path of a script beside the document.
+    Script,
     /// A size, a share of a disk in per cent, or `rest`.
     Share,
     /// The name of a partition, or its number.
@@ -147,6 +159,8 @@ pub enum Gives {
     Agent,
     /// The machine is in the place that the parameter `into` names.
     Place,
+    /// The system on the disk has no agent any more.
+    Captured,
     /// No system is on the disk.
     Blank,
     /// No system is on the disk; the partitions have the names that the parameter `partitions` gives.
@@ -231,6 +245,8 @@ pub struct Done {
     pub evidence: Map<String, Value>,
     pub sets: Map<String, Value>,
     pub target: Option<Target>,
+    /// Switch the machine off once the run is over.
+    pub power_off: bool,
     /// There is no system any more.
     pub blank: bool,
     /// Restart before the step is over; it looks afterwards where it came out.

@@ -48,38 +48,38 @@ pub(super) const ROW: Row = Row {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RunCommand {
-    command: Vec<String>,
+pub(super) struct RunCommand {
+    pub(super) command: Vec<String>,
     #[serde(default)]
-    r#in: In,
+    pub(super) r#in: In,
     #[serde(default)]
-    environment: BTreeMap<String, String>,
+    pub(super) environment: BTreeMap<String, String>,
     #[serde(default)]
-    input: String,
-    creates: Option<String>,
+    pub(super) input: String,
+    pub(super) creates: Option<String>,
     #[serde(default)]
-    repeatable: bool,
+    pub(super) repeatable: bool,
     #[serde(default = "zero")]
-    success_codes: Vec<i32>,
+    pub(super) success_codes: Vec<i32>,
     #[serde(default)]
-    restart_codes: Vec<i32>,
+    pub(super) restart_codes: Vec<i32>,
     #[serde(default = "hour")]
-    limit: Seconds,
+    pub(super) limit: Seconds,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum In {
+pub(super) enum In {
     #[default]
     Target,
     Here,
 }
 
-fn zero() -> Vec<i32> {
+pub(super) fn zero() -> Vec<i32> {
     vec![0]
 }
 
-fn hour() -> Seconds {
+pub(super) fn hour() -> Seconds {
     Seconds(3600)
 }
 

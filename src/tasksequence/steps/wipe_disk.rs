@@ -14,11 +14,13 @@ pub(super) const ROW: Row = Row {
     name: "wipe-disk",
     summary: "erases a disk and reads back that it is empty",
     text: "`overwrite` writes zeros over every sector. `discard` tells a solid-state disk that it holds nothing, which takes \
-           seconds. Either way every sector is read back afterwards, past the cache; anything but zero fails the step and says \
-           where. What was read is kept as the record of the wipe.",
+           seconds. `nvme-format` and `nvme-sanitize` have an NVMe drive erase itself, `ata-secure-erase` an ATA drive, also \
+           what it has put aside; a drive that cannot or will not fails the step. Whichever it is, every sector is read back \
+           afterwards, past the cache; anything but zeros (of a drive that erased itself: zeros or ones) fails the step and \
+           says where. What was read is kept as the record of the wipe.",
     parameters: &[
         optional("disk", Kind::DiskRule, "first", "the disk to erase"),
-        optional("method", Kind::Choice(&["overwrite", "discard"]), "overwrite", "how"),
+        optional("method", Kind::Choice(&WipeMethod::NAMES), "overwrite", "how"),
     ],
     places: BOOT_ENVIRONMENT,
     needs: Needs::Nothing,
