@@ -30,6 +30,7 @@ mod sequence;
 mod serve;
 mod store;
 mod token;
+mod tree;
 mod user;
 mod wim;
 

@@ -118,9 +118,10 @@ struct Batch<'a> {
     sealed: Lent<'a>,
 }
 
-struct Piece {
-    range: Range<usize>,
-    zero: bool,
+/// A run of plain bytes that is a chunk, or zeros.
+pub(super) struct Piece {
+    pub range: Range<usize>,
+    pub zero: bool,
 }
 
 impl<'a> Line<'a> {
@@ -183,7 +184,7 @@ impl<'a> Line<'a> {
 }
 
 /// Cuts `bytes` into pieces as far as the cuts are certain, and returns where they end.
-fn cut_batch(bytes: &[u8], is_last: bool) -> (Vec<Piece>, usize) {
+pub(super) fn cut_batch(bytes: &[u8], is_last: bool) -> (Vec<Piece>, usize) {
     let mut pieces = Vec::new();
     let mut at = 0;
     while bytes.len() - at >= CUT_BYTES_MAX || (is_last && at < bytes.len()) {

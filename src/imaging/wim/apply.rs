@@ -39,7 +39,8 @@ pub fn apply(
 }
 
 fn contents(wim: &Wim, files: &Files<'_>, workers: usize, progress: &Progress) -> Result<(), Error> {
-    let uses = files.uses()?;
+    files.without_content()?;
+    let uses = files.uses();
     let mut blobs = Vec::with_capacity(uses.len());
     for (hash, users) in &uses {
         match wim.blob_place(hash) {

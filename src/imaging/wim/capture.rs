@@ -93,6 +93,11 @@ pub fn write(
     Progress::add(&progress.total_bytes, sources.iter().map(Source::bytes).sum());
     let mut writer = Writer::create(file, options.compression)?;
     let hashes = write_contents(&mut writer, sources, options, progress)?;
+    for (found, expected) in hashes.iter().zip(sources).filter_map(|(found, source)| Some((*found, source.hash?))) {
+        if found != expected {
+            return Err(Error::Content { expected, found, offset: 0 });
+        }
+    }
     let mut written: HashSet<Sha1> = hashes.into_iter().collect();
     for hash in tree.contents() {
         // The first name of a content came with it.
@@ -107,6 +112,8 @@ pub fn write(
 pub struct Source<'a> {
     pub places: Vec<usize>,
     pub kind: Kind<'a>,
+    /// What it must hash to, where that is known.
+    pub hash: Option<Sha1>,
 }
 
 pub enum Kind<'a> {
@@ -236,7 +243,7 @@ impl Scan<'_> {
         } else {
             return Ok(());
         };
-        self.sources.push(Source { places: vec![place], kind });
+        self.sources.push(Source { places: vec![place], kind, hash: None });
         Ok(())
     }
 }
