@@ -12,6 +12,7 @@
 
 mod bench;
 mod failures;
+mod trees;
 mod whole_path;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +22,7 @@ use bench::Bench;
 
 pub(crate) type Test = (&'static str, fn(&Bench));
 
-const TESTS: &[&[Test]] = &[whole_path::TESTS, failures::TESTS];
+const TESTS: &[&[Test]] = &[whole_path::TESTS, failures::TESTS, trees::TESTS];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,6 +26,9 @@ use crate::imaging::tree::survey::{Found, Look, Wanted, summary, survey};
 use crate::imaging::wim::files::{Files, Use};
 use crate::imaging::wim::reader::OnDamage;
 use crate::stdx::monitor::Progress;
+
+/// What is written at once where a file must have zeros and no hole.
+const ZEROS_BYTES: usize = 256 << 10;
 
 /// What was done, for the record of the run.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -51,10 +55,13 @@ pub fn make_match(
     progress: &Progress,
     planned: &mut dyn FnMut(&Summary),
 ) -> Result<Receipt, Error> {
-    let document = reader::document(manifest, source, options)?;
+    let document = reader::document(manifest, source, options, progress)?;
     let layout = Layout::new(&document.contents);
     let files = Files::open(folder, &document.tree, OnDamage::Stop)?;
     let wanted = survey(manifest, &document, &layout, &files, look(options), options.workers, progress)?;
+    // ntfs-3g takes one request at a time, and compressed files only from their beginning to their end.
+    let workers = if files.target.is_ntfs { 1 } else { options.workers };
+    let options = &Options { workers, ..options.clone() };
     let summary = summary(manifest, &document, &wanted);
     planned(&summary);
     let growth = |content: &Wanted| {
@@ -101,7 +108,7 @@ pub fn look_and_plan(
     options: &Options,
     progress: &Progress,
 ) -> Result<Summary, Error> {
-    let document = reader::document(manifest, source, options)?;
+    let document = reader::document(manifest, source, options, progress)?;
     let layout = Layout::new(&document.contents);
     let files = Files::look(folder, &document.tree)?;
     let wanted = survey(manifest, &document, &layout, &files, look(options), options.workers, progress)?;
@@ -192,8 +199,20 @@ impl Writing<'_, '_> {
             }
         };
         drop(all);
+        let [before, behind] = self.zeros_around(wanted.content, offset, offset + bytes.len() as u64);
         for (user, file) in &open.files {
-            self.files.written(user.place(), file.write_all_at(bytes, offset))?;
+            let holds_zeros = self.holds_zeros(user.place());
+            if holds_zeros {
+                self.write_zeros(user.place(), file, &before)?;
+            }
+            match user {
+                Use::Content(place) => self.files.write_content(*place, file, bytes, offset)?,
+                Use::Stream(place, _) => self.files.written(*place, file.write_all_at(bytes, offset))?,
+                Use::LinkData => {}
+            }
+            if holds_zeros {
+                self.write_zeros(user.place(), file, &behind)?;
+            }
         }
         if open.left_bytes.fetch_sub(bytes.len() as u64, Relaxed) == bytes.len() as u64 {
             self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&wanted.content);
@@ -211,7 +230,7 @@ impl Writing<'_, '_> {
                 (Use::LinkData, _) => {}
                 (Use::Content(place), found) => {
                     let Some(file) = self.file(*place, found)? else { continue };
-                    self.files.written(*place, file.write_all_at(bytes, 0))?;
+                    self.files.write_content(*place, &file, bytes, 0)?;
                     self.files.finish_file(*place, &file)?;
                 }
             }
@@ -229,21 +248,48 @@ impl Writing<'_, '_> {
                 Use::LinkData => None,
             };
             let Some(file) = file else { continue };
-            self.files.written(user.place(), file.set_len(self.document.contents[wanted.content].bytes))?;
+            let bytes = self.document.contents[wanted.content].bytes;
+            match self.holds_zeros(user.place()) {
+                true if wanted.missing.is_empty() => self.write_zeros(user.place(), &file, &(0..bytes))?,
+                true => {}
+                false => self.files.written(user.place(), file.set_len(bytes))?,
+            }
             files.push((*user, file));
         }
         let bytes = wanted.missing.iter().map(|number| u64::from(self.manifest.extents[*number].len)).sum();
         Ok(Open { files, left_bytes: AtomicU64::new(bytes) })
     }
 
+    /// Whether the file must have its zeros written, because a hole would make it sparse.
+    fn holds_zeros(&self, place: usize) -> bool {
+        self.files.target.is_ntfs && !self.files.is_sparse(place)
+    }
+
+    /// The zeros of a content right before its byte `offset`, and those behind byte `end` when no chunk follows.
+    fn zeros_around(&self, content: usize, offset: u64, end: u64) -> [Range<u64>; 2] {
+        let range = self.layout.range(content);
+        let extents = &self.manifest.extents[Layout::extents(self.manifest, &range)];
+        let before = extents.partition_point(|extent| extent.offset < range.start + offset);
+        let lead = before.checked_sub(1).map_or(0, |last| extents[last].end() - range.start);
+        let follows = extents.last().is_some_and(|last| last.offset - range.start >= end);
+        [lead..offset, end..if follows { end } else { range.end - range.start }]
+    }
+
+    fn write_zeros(&self, place: usize, file: &File, range: &Range<u64>) -> Result<(), Error> {
+        let zeros = vec![0; ZEROS_BYTES];
+        for at in range.clone().step_by(ZEROS_BYTES) {
+            let piece = &zeros[..(range.end - at).min(ZEROS_BYTES as u64) as usize];
+            self.files.written(place, file.write_all_at(piece, at))?;
+        }
+        Ok(())
+    }
+
     fn file(&self, place: usize, found: &Found) -> Result<Option<File>, Error> {
-        let file = match found {
-            Found::Part(_) => self.files.open_file(place)?,
-            Found::Nothing | Found::Whole => self.files.create_file(place)?,
-        };
-        if let (Some(file), Found::Part(_)) = (&file, found) {
-            let bytes = self.files.tree.entries[place].content;
-            let bytes = self.layout.find(&bytes).map_or(0, |content| self.document.contents[content].bytes);
+        let content = self.layout.find(&self.files.tree.entries[place].content);
+        let bytes = content.map_or(0, |content| self.document.contents[content].bytes);
+        let Found::Part(_) = found else { return Ok(self.files.create_file(place, bytes)?) };
+        let file = self.files.open_file(place)?;
+        if let Some(file) = &file {
             self.files.written(place, file.set_len(bytes))?;
         }
         Ok(file)

@@ -30,6 +30,8 @@ impl Importer<'_> {
     pub fn folder(&self, name: &str, folder: &Path, exclude: &[String]) -> Result<Imported, Error> {
         check_name(name)?;
         let Scanned { mut tree, sources, report } = scan(folder, exclude)?;
+        // When a file was last read is no property of an image, and reading changes it.
+        tree.entries.iter_mut().for_each(|entry| entry.accessed = entry.written);
         Progress::add(&self.progress.total_bytes, sources.iter().map(Source::bytes).sum());
         let builder = Builder::new(self.store, self.progress)?;
         let mut stored: Vec<Stored> = Vec::new();

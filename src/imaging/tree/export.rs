@@ -21,7 +21,7 @@ pub fn export(
     options: &capture::Options<'_>,
     progress: &Progress,
 ) -> Result<u64, Error> {
-    let document = reader::document(manifest, source, &Options::default())?;
+    let document = reader::document(manifest, source, &Options::default(), progress)?;
     let layout = Layout::new(&document.contents);
     let bytes = ImageBytes::open(manifest, source)?;
     let contents = document.contents.iter().enumerate().map(|(number, content)| Source {

@@ -41,11 +41,14 @@ impl Importer<'_> {
         let called = if info.name.is_empty() { String::new() } else { format!(" ({})", info.name) };
         let folders = tree.entries.iter().filter(|entry| entry.is_folder()).count() as u64;
         let bytes_of = |hash: &Sha1| wim.blob(hash).map_or(0, |blob| blob.plain_bytes);
+        let bytes = tree.entries.iter().map(|entry| bytes_of(&entry.content)).fold(0, u64::saturating_add);
+        // What the XML counts is kept, so that an export says the same; it need not be there.
+        let or_counted = |said: u64, counted: u64| if said == 0 { counted } else { said };
         let tree = TreeHeader {
             document_bytes: 0,
-            folders,
-            files: tree.entries.len() as u64 - folders,
-            files_bytes: tree.entries.iter().map(|entry| bytes_of(&entry.content)).fold(0, u64::saturating_add),
+            folders: or_counted(info.folders, folders),
+            files: or_counted(info.files, tree.entries.len() as u64 - folders),
+            files_bytes: or_counted(info.bytes, bytes),
             hard_link_bytes: info.hard_link_bytes,
             name: info.name,
             description: info.description,

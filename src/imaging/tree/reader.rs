@@ -20,8 +20,13 @@ pub fn tree_header(manifest: &Manifest) -> Result<&TreeHeader, Error> {
     }
 }
 
-/// Fetches the document of the image: which files it has.
-pub fn document(manifest: &Manifest, source: &dyn ChunkSource, options: &Options) -> Result<Document, Error> {
+/// Fetches the document of the image: which files it has. `progress` counts only what that takes on the wire.
+pub fn document(
+    manifest: &Manifest,
+    source: &dyn ChunkSource,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Document, Error> {
     let len = tree_header(manifest)?.document_bytes;
     let wrong = |reason: String| Error::NoTree { what: manifest.header.source.clone(), reason };
     if len > DOCUMENT_BYTES_MAX {
@@ -30,7 +35,10 @@ pub fn document(manifest: &Manifest, source: &dyn ChunkSource, options: &Options
     let start = manifest.header.size - len;
     let memory = Memory { start, bytes: Mutex::new(vec![0; len as usize]) };
     let extents: Vec<usize> = Layout::extents(manifest, &(start..manifest.header.size)).collect();
-    apply::fetch(manifest, &extents, source, options, &Progress::default(), &memory)?;
+    let own = Progress::default();
+    apply::fetch(manifest, &extents, source, options, &own, &memory)?;
+    Progress::add(&progress.wire_bytes, Progress::get(&own.wire_bytes));
+    Progress::add(&progress.retries, Progress::get(&own.retries));
     let bytes = memory.bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
     Document::parse(&bytes, start).map_err(|fault| wrong(fault.to_string()))
 }
@@ -93,6 +101,7 @@ impl<'a> ImageBytes<'a> {
             verified.open(entry.sealed(&sealed)).map_err(|damage| Error::DamagedChunk {
                 chunk: extent.chunk,
                 pack,
+                from: self.source.name(),
                 damage,
             })?;
             let (from, to) = (extent.offset.max(offset), extent.end().min(end));

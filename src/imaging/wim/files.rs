@@ -281,13 +281,18 @@ impl<'a> Files<'a> {
         place.map_or_else(|| "a link".to_owned(), |place| self.tree.path_text(place))
     }
 
-    /// Makes the file anew and opens it. `None` when the target cannot have it, which was counted.
-    pub fn create_file(&self, place: usize) -> Result<Option<File>, Error> {
+    /// Makes the file, which is to have `bytes` of content, anew and opens it. `None` when the target cannot have it, which
+    /// was counted.
+    pub fn create_file(&self, place: usize, bytes: u64) -> Result<Option<File>, Error> {
         let made = match self.target.is_ntfs {
             true => self.target.open_file(place),
             false => self.target.create_file(place),
         };
-        self.opened(place, made)
+        let made = self.opened(place, made)?;
+        if let Some(file) = made.iter().find(|_| self.is_sparse(place)) {
+            self.written(place, file.set_len(bytes))?;
+        }
+        Ok(made)
     }
 
     /// Opens the file that is there, to be changed in part.

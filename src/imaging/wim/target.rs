@@ -262,6 +262,11 @@ impl<'a> Target<'a> {
         xattr::set_at(&path, &CString::new(name)?, value)
     }
 
+    pub fn xattr(&self, place: usize, name: &CStr) -> io::Result<Vec<u8>> {
+        let (_folder, path) = self.proc_path(place)?;
+        xattr::value_at(&path, name)
+    }
+
     pub fn xattr_names(&self, place: usize) -> io::Result<Vec<CString>> {
         let (_folder, path) = self.proc_path(place)?;
         xattr::names_at(&path)
