@@ -13,7 +13,7 @@ use crate::whole_path::{assert_managed, wait_for_software};
 pub(super) const TESTS: &[Test] = &[("a_wim_of_a_debian_tree_becomes_a_managed_machine", from_a_wim)];
 
 const RECIPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/images/debian-12-small/build");
-const SEQUENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/sequences/from-files.yaml");
+const SEQUENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/from-files.yaml");
 
 /// The tar's files in a WIM. Owners need root, or a user namespace that has one.
 const TO_WIM: &str = "mkdir \"$1/tree\" && tar -C \"$1/tree\" --numeric-owner -xf \"$1/tree.tar\" --exclude='./dev/*' \
