@@ -9,11 +9,12 @@ use serde_json::json;
 use super::context::Context;
 use super::image::Chosen;
 use super::progress::{limit, shown};
-use super::{Failure, output};
+use super::{Failure, output, tree};
 use crate::access::secret::random;
 use crate::imaging::apply::{Options, Receipt, Seed, look_and_plan, make_match};
 use crate::imaging::disk::fit::{Grow, Renewed, Wish};
 use crate::imaging::disk::{host, target::Kernel};
+use crate::imaging::manifest::Kind;
 use crate::imaging::plan::Summary;
 use crate::imaging::target::Target;
 use crate::stdx::monitor::{Limit, Progress};
@@ -22,7 +23,7 @@ use crate::stdx::monitor::{Limit, Progress};
 pub(super) struct Apply {
     /// NAME, NAME@7, NAME@prod
     image: String,
-    /// File or block device
+    /// File or block device; folder for a tree
     target: PathBuf,
     /// Read nothing back: fetch everything
     #[arg(long)]
@@ -73,6 +74,13 @@ struct Fitted {
 
 pub(super) fn apply(arguments: &Apply, context: &Context) -> Result<(), Failure> {
     let chosen = Chosen::open(&arguments.image, context)?;
+    if chosen.manifest.header.kind == Kind::Tree {
+        let options = Options { seed: seed(arguments), ..Options::default() };
+        return match arguments.dry_run {
+            true => tree::plan(&chosen, &arguments.target, &options, context),
+            false => tree::apply(&chosen, &arguments.target, &options, context),
+        };
+    }
     if arguments.force.as_ref() != Some(&arguments.target) {
         Kernel::host().check_unused(&arguments.target)?;
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::apply::{Apply, apply, make};
 use super::context::Context;
 use super::progress::shown;
-use super::{Failure, output};
+use super::{Failure, output, tree};
 use crate::access::signing::PublicKey;
 use crate::imaging::api::{ImageDetail, ImageRow};
 use crate::imaging::apply::{Receipt, Seed};
@@ -17,27 +17,28 @@ use crate::imaging::diff;
 use crate::imaging::disk::container::{self, Format};
 use crate::imaging::file_diff::{FileDiff, file_diff};
 use crate::imaging::import::{Imported, Importer, Source};
-use crate::imaging::manifest::Manifest;
+use crate::imaging::manifest::{Kind, Manifest};
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::verify::verify;
 use crate::imaging::store::versions::{ImageSource, Reference, Version};
 use crate::imaging::target::Target;
 use crate::imaging::view::View;
+use crate::imaging::wim::codec::Compression;
 use crate::server::site::Site;
 use crate::stdx::monitor::Progress;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Publish an image as a version, by what its file systems use: raw, qcow2, VHD, VHDX, VMDK, partclone, or a folder
-    /// of Clonezilla or FOG
+    /// Publish an image as a version: of a disk by what its file systems use (raw, qcow2, VHD, VHDX, VMDK, partclone, a
+    /// folder of Clonezilla or FOG), of a WIM or ESD each of its images as a tree of files
     Import(Import),
-    /// Publish a disk or partition of this machine as a version; it is only read
+    /// Publish a disk or partition of this machine, or the files of a folder, as a version; they are only read
     Capture(Capture),
     /// List images and their versions
     List,
     /// Show a version: NAME, NAME@7, NAME@prod
     Show { image: String },
-    /// Make a file or block device match a version: writes only what differs
+    /// Make a file, block device or (for a tree) folder match a version: writes only what differs
     Apply(Apply),
     /// Make a tag mean a version
     Tag {
@@ -70,11 +71,14 @@ pub(super) struct Import {
     /// Its format, where that is not told by its first bytes
     #[arg(long, value_parser = parse_format)]
     format: Option<Format>,
+    /// Of a WIM, take only the image of this number or name; without it several are called NAME-1, NAME-2 ...
+    #[arg(long, value_name = "IMAGE")]
+    index: Option<String>,
 }
 
 #[derive(Args)]
 pub(super) struct Capture {
-    /// File, device, or folder of a saved disk
+    /// File, device or folder
     file: PathBuf,
     /// Name of the image
     #[arg(long)]
@@ -82,6 +86,9 @@ pub(super) struct Capture {
     /// Make this tag mean the new version
     #[arg(long)]
     tag: Option<String>,
+    /// Of a folder, paths to leave out, from its root: `/proc/*`, `*.tmp`; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
 }
 
 #[derive(Args)]
@@ -90,21 +97,42 @@ pub(super) struct Export {
     image: String,
     /// File to make
     file: PathBuf,
-    /// raw or qcow2
-    #[arg(long, default_value = "raw", value_parser = parse_format)]
-    format: Format,
+    /// Of a disk: raw or qcow2; a tree becomes a WIM
+    #[arg(long, value_parser = parse_format)]
+    format: Option<Format>,
+    /// Of a WIM
+    #[arg(long, value_parser = parse_compression, default_value = "xpress")]
+    compress: Compression,
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {
     Format::from_name(text).ok_or_else(|| format!("write one of {}", Format::ALL.map(Format::name).join(", ")))
 }
 
+fn parse_compression(text: &str) -> Result<Compression, String> {
+    match text {
+        "none" => Ok(Compression::None),
+        "xpress" => Ok(Compression::Xpress),
+        "lzx" => Ok(Compression::Lzx),
+        _ => Err("write none, xpress or lzx".to_owned()),
+    }
+}
+
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
+        Command::Import(arguments) if arguments.format.is_none() && tree::is_wim_file(&arguments.capture.file) => {
+            let Capture { file, name, .. } = &arguments.capture;
+            let imported = tree::import_wim(file, name, arguments.index.as_deref(), context)?;
+            report_all(&imported, &arguments.capture, context)
+        }
         Command::Import(arguments) => {
             let path = &arguments.capture.file;
             let opened = container::open(path, arguments.format, &context.site()?.folder)?;
             import(&arguments.capture, Source::opened(opened, path), context)
+        }
+        Command::Capture(arguments) if arguments.file.is_dir() => {
+            let imported = tree::capture_folder(&arguments.file, &arguments.name, &arguments.exclude, context)?;
+            report_all(&[imported], &arguments, context)
         }
         Command::Capture(arguments) => import(&arguments, Source::raw(&arguments.file)?, context),
         Command::List => list(context),
@@ -151,20 +179,35 @@ fn import(arguments: &Capture, source: Source, context: &Context) -> Result<(), 
     let progress = Progress::default();
     let importer = Importer { store: &store, key: &site.signing, now: site.clock.now(), progress: &progress };
     let imported = shown("importing", &progress, || importer.disk(&arguments.name, source))?;
-    if let Some(tag) = &arguments.tag {
-        store.tag(&imported.version, tag)?;
-    }
-    report_import(&imported, context)
+    report_all(&[imported], arguments, context)
 }
 
-fn report_import(imported: &Imported, context: &Context) -> Result<(), Failure> {
-    let Imported { version, id, manifest, stored_bytes, is_new } = imported;
-    if context.json() {
-        return output::json(&json!({
-            "name": version.name, "version": version.number, "id": id, "new": is_new, "stored_bytes": stored_bytes,
-            "content_bytes": manifest.content_bytes(), "header": manifest.header,
-        }));
+/// Tags and shows what was published: one as an object in JSON, several as a list.
+fn report_all(imported: &[Imported], arguments: &Capture, context: &Context) -> Result<(), Failure> {
+    if let Some(tag) = &arguments.tag {
+        let store = context.site()?.store.clone();
+        imported.iter().try_for_each(|imported| store.tag(&imported.version, tag))?;
     }
+    match (context.json(), imported) {
+        (true, [one]) => output::json(&import_json(one)),
+        (true, several) => output::json(&several.iter().map(import_json).collect::<Vec<_>>()),
+        (false, all) => {
+            all.iter().for_each(report_import);
+            Ok(())
+        }
+    }
+}
+
+fn import_json(imported: &Imported) -> serde_json::Value {
+    let Imported { version, id, manifest, stored_bytes, is_new } = imported;
+    json!({
+        "name": version.name, "version": version.number, "id": id, "new": is_new, "stored_bytes": stored_bytes,
+        "content_bytes": manifest.content_bytes(), "header": manifest.header,
+    })
+}
+
+fn report_import(imported: &Imported) {
+    let Imported { version, id, manifest, stored_bytes, is_new } = imported;
     manifest.header.remarks.iter().for_each(|remark| output::line(format!("note: {remark}")));
     output::line(match is_new {
         true => format!(
@@ -175,7 +218,6 @@ fn report_import(imported: &Imported, context: &Context) -> Result<(), Failure> 
         ),
         false => format!("{version} holds exactly this already"),
     });
-    Ok(())
 }
 
 fn list(context: &Context) -> Result<(), Failure> {
@@ -234,7 +276,14 @@ fn export(arguments: &Export, context: &Context) -> Result<(), Failure> {
         return Err(Failure::new(format!("{} exists", arguments.file.display()))
             .with_hint("export makes a new file; `remint image apply` changes one that is there"));
     }
-    let receipt = match arguments.format {
+    if chosen.manifest.header.kind == Kind::Tree {
+        if let Some(format) = arguments.format {
+            return Err(Failure::new(format!("{} is a tree of files and no {}", chosen.version, format.name()))
+                .with_hint("leave --format out: it becomes a WIM"));
+        }
+        return tree::export_wim(&chosen.manifest, &chosen.source(), &arguments.file, arguments.compress, context);
+    }
+    let receipt = match arguments.format.unwrap_or(Format::Raw) {
         Format::Raw => make(&chosen, &Target::file(&arguments.file)?, Seed::Nothing, context)?.receipt,
         Format::Qcow2 => export_qcow2(&chosen, &arguments.file, context)?,
         other => {
@@ -293,6 +342,9 @@ fn check(image: &str, context: &Context) -> Result<(), Failure> {
 
 fn show_diff(old: &str, new: &str, bytes_only: bool, context: &Context) -> Result<(), Failure> {
     let (old, new) = (Chosen::open(old, context)?, Chosen::open(new, context)?);
+    if [&old, &new].iter().all(|chosen| chosen.manifest.header.kind == Kind::Tree) {
+        return tree::show_diff(&old, &new, context);
+    }
     let diff = diff::diff(&old.manifest, &new.manifest);
     let files = if bytes_only { Vec::new() } else { files_of(&old, &new)? };
     if context.json() {

@@ -32,6 +32,7 @@ mod sequence;
 mod serve;
 mod store;
 mod token;
+mod tree;
 mod user;
 mod variable;
 mod wim;

@@ -91,6 +91,9 @@ pub fn make_match(
     progress: &Progress,
     planned: &mut dyn FnMut(&Summary),
 ) -> Result<Receipt, Error> {
+    if manifest.header.kind == Kind::Tree {
+        return Err(Error::OtherKind { image: "a tree of files" });
+    }
     check_size(manifest, target.device_bytes())?;
     let plan = look_and_plan(manifest, source, target, options, progress)?;
     planned(&plan.summary);
@@ -247,6 +250,32 @@ fn write_moved(verified: &Verified, target: &Target, progress: &Progress) -> Res
     Ok(())
 }
 
+/// What takes the bytes of an image: a disk, or the files that they belong to.
+pub(super) trait Writer: Sync {
+    fn write(&self, bytes: &Verified) -> Result<(), Error>;
+}
+
+impl Writer for Target {
+    fn write(&self, bytes: &Verified) -> Result<(), Error> {
+        Target::write(self, bytes)
+    }
+}
+
+/// Brings the extents of these numbers, which are sorted, to `writer`.
+pub(super) fn fetch(
+    manifest: &Manifest,
+    extents: &[usize],
+    source: &dyn ChunkSource,
+    options: &Options,
+    progress: &Progress,
+    writer: &dyn Writer,
+) -> Result<(), Error> {
+    let asked = Asked { source, options, progress, stop: AtomicBool::new(false) };
+    let places = asked.locate(&extents.iter().map(|number| manifest.extents[*number].chunk).collect::<Vec<_>>())?;
+    let wanted = extents.iter().zip(places).map(|(number, place)| Wanted { extent: manifest.extents[*number], place });
+    carry_out(&jobs(&wanted.collect::<Vec<_>>()), &asked, writer)
+}
+
 /// A place on the target and where its bytes come from.
 #[derive(Clone, Copy)]
 struct Wanted {
@@ -272,7 +301,7 @@ fn jobs(wanted: &[Wanted]) -> Vec<&[Wanted]> {
     jobs
 }
 
-fn carry_out(jobs: &[&[Wanted]], asked: &Asked<'_>, target: &Target) -> Result<(), Error> {
+fn carry_out(jobs: &[&[Wanted]], asked: &Asked<'_>, target: &dyn Writer) -> Result<(), Error> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), Error> {
         let capacity = JOB_BYTES as usize;
@@ -376,7 +405,7 @@ impl Asked<'_> {
         job: &[Wanted],
         fetched: &Fetched,
         buffer: &mut Verified,
-        target: &Target,
+        target: &dyn Writer,
     ) -> Result<(), Error> {
         let progress = self.progress;
         for stretch in job.chunk_by(|a, b| a.extent.end() == b.extent.offset) {

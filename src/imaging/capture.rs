@@ -118,6 +118,7 @@ struct Batch<'a> {
     sealed: Lent<'a>,
 }
 
+/// A run of plain bytes that is a chunk, or zeros.
 pub(super) struct Piece {
     pub(super) range: Range<usize>,
     pub(super) zero: bool,

@@ -34,6 +34,7 @@ pub mod ranges;
 pub mod store;
 pub mod survey;
 pub mod target;
+pub mod tree;
 pub mod view;
 pub mod wim;
 

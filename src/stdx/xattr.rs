@@ -1,5 +1,5 @@
 //! Extended attributes, of open files and of paths whose last component is not followed.
-#![expect(unsafe_code, reason = "no safe wrapper of these four calls is among the dependencies")]
+#![expect(unsafe_code, reason = "no safe wrapper of these five calls is among the dependencies")]
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -20,6 +20,13 @@ pub fn set_at(path: &Path, name: &CStr, value: &[u8]) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: path and name end in NUL, and the value's length goes with it.
     let done = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+pub fn remove_at(path: &Path, name: &CStr) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: path and name end in NUL.
+    let done = unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::access::signing::PublicKey;
 use crate::imaging::error::Error;
+use crate::imaging::manifest::Kind;
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::versions::Reference;
 
@@ -21,5 +22,6 @@ pub fn find(store: &LocalStore, key: &PublicKey, reference: &str) -> Result<Opti
         version: signed.version().to_string(),
         disk_bytes: manifest.needed_bytes(),
         used_bytes: manifest.content_bytes(),
+        tree: manifest.header.kind == Kind::Tree,
     }))
 }

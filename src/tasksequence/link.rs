@@ -53,6 +53,9 @@ pub struct ImageGrant {
     pub disk_bytes: u64,
     /// Bytes that are written.
     pub used_bytes: u64,
+    /// Files for the file systems that `format` made, and not a disk.
+    #[serde(default)]
+    pub tree: bool,
 }
 
 /// Asks for the run that is due on the machine that asks.

@@ -8,4 +8,5 @@ mod formats;
 mod inventory;
 mod routes;
 mod sequence;
+mod trees;
 mod wim;

@@ -14,6 +14,7 @@ mod bench;
 mod failures;
 mod matrix;
 mod sequences;
+mod trees;
 mod whole_path;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +24,7 @@ use bench::Bench;
 
 pub(crate) type Test = (&'static str, fn(&Bench));
 
-const TESTS: &[&[Test]] = &[whole_path::TESTS, matrix::TESTS, failures::TESTS, sequences::TESTS];
+const TESTS: &[&[Test]] = &[whole_path::TESTS, matrix::TESTS, failures::TESTS, sequences::TESTS, trees::TESTS];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

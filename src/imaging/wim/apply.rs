@@ -32,6 +32,8 @@ pub fn apply(
     }
     files.check_room(|hash| wim.blob(hash).map_or(0, |blob| blob.plain_bytes))?;
     files.folders()?;
+    // ntfs-3g takes one request at a time, and compressed files only from their beginning to their end.
+    let workers = if files.target.is_ntfs { 1 } else { workers };
     contents(wim, &files, workers, progress)?;
     files.links()?;
     files.folder_metadata()?;
@@ -39,7 +41,8 @@ pub fn apply(
 }
 
 fn contents(wim: &Wim, files: &Files<'_>, workers: usize, progress: &Progress) -> Result<(), Error> {
-    let uses = files.uses()?;
+    files.without_content()?;
+    let uses = files.uses();
     let mut blobs = Vec::with_capacity(uses.len());
     for (hash, users) in &uses {
         match wim.blob_place(hash) {
@@ -76,7 +79,7 @@ impl Writer<'_, '_> {
         let mut files = Vec::new();
         for user in self.uses(blob) {
             let made = match user {
-                Use::Content(place) => self.files.create_file(*place)?,
+                Use::Content(place) => self.files.create_file(*place, blob.plain_bytes)?,
                 Use::Stream(place, stream) => self.files.create_stream(*place, *stream)?,
                 Use::LinkData => None,
             };
@@ -93,8 +96,8 @@ impl Sink for Writer<'_, '_> {
         for user in self.uses(blob) {
             match user {
                 Use::Content(place) => {
-                    let Some(file) = self.files.create_file(*place)? else { continue };
-                    self.files.written(*place, file.write_all_at(content, 0))?;
+                    let Some(file) = self.files.create_file(*place, blob.plain_bytes)? else { continue };
+                    self.files.write_content(*place, &file, content, 0)?;
                     self.files.finish_file(*place, &file)?;
                     self.files.report().bytes += content.len() as u64;
                 }
@@ -107,7 +110,12 @@ impl Sink for Writer<'_, '_> {
 
     fn piece(&self, blob: &Blob, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         for (user, file) in self.open(blob)?.iter() {
-            self.files.written(user.place(), file.write_all_at(bytes, offset))?;
+            match user {
+                Use::Content(place) => self.files.write_content(*place, file, bytes, offset)?,
+                Use::Stream(..) | Use::LinkData => {
+                    self.files.written(user.place(), file.write_all_at(bytes, offset))?
+                }
+            }
         }
         Ok(())
     }

@@ -115,6 +115,11 @@ pub fn write(
 ) -> Result<u64, Error> {
     let mut writer = options.writer(file)?;
     let hashes = options.contents(&mut writer, sources, progress)?;
+    for (found, expected) in hashes.iter().zip(sources).filter_map(|(found, source)| Some((*found, source.hash?))) {
+        if found != expected {
+            return Err(Error::Content { expected, found, offset: 0 });
+        }
+    }
     let mut written: HashSet<Sha1> = hashes.into_iter().collect();
     for hash in tree.contents() {
         // The first name of a content came with it.
@@ -219,7 +224,7 @@ impl Scan<'_> {
         } else {
             return Ok(());
         };
-        self.sources.push(Source { places: vec![place], kind });
+        self.sources.push(Source { places: vec![place], kind, hash: None });
         Ok(())
     }
 }

@@ -29,6 +29,8 @@ const JOB_BYTES: u64 = 1 << 20;
 pub struct Source<'a> {
     pub places: Vec<usize>,
     pub kind: Kind<'a>,
+    /// What it must hash to, where that is known.
+    pub hash: Option<Sha1>,
 }
 
 pub enum Kind<'a> {

@@ -130,7 +130,7 @@ fn write_contents(
             }
             _ => Kind::Blob(Stored::new(wim, blob)),
         };
-        sources.push(Source { places: Vec::new(), kind });
+        sources.push(Source { places: Vec::new(), kind, hash: None });
     }
     let hashes = match options.solid {
         true => contents::write_solid(writer, &sources, options.workers, progress)?,

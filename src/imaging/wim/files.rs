@@ -22,6 +22,9 @@ const S_IFLNK: u32 = 0o120_000;
 /// Attributes that say nothing that a Linux file system does not: normal, archive, folder, reparse point.
 const ATTRIBUTES_IMPLIED: u32 = 0x4b0;
 
+/// Attributes that belong to the target's file system, not to the file.
+const KEPT_XATTRS: [&[u8]; 2] = [b"security.selinux", b"system."];
+
 /// What was done, and what could not be.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -107,7 +110,21 @@ pub struct Files<'a> {
 impl<'a> Files<'a> {
     /// Opens the folder, making it when there is none.
     pub fn open(path: &Path, tree: &'a Tree, on_damage: OnDamage) -> Result<Files<'a>, Error> {
-        let target = Target::open(path, tree).map_err(|source| Error::Target {
+        Files::on(Target::open(path, tree), path, tree, on_damage)
+    }
+
+    /// To look at what is there; nothing is written.
+    pub fn look(path: &Path, tree: &'a Tree) -> Result<Files<'a>, Error> {
+        Files::on(Target::look(path, tree), path, tree, OnDamage::Stop)
+    }
+
+    fn on(
+        target: io::Result<Target<'a>>,
+        path: &Path,
+        tree: &'a Tree,
+        on_damage: OnDamage,
+    ) -> Result<Files<'a>, Error> {
+        let target = target.map_err(|source| Error::Target {
             action: "open the folder",
             path: path.display().to_string(),
             source,
@@ -121,6 +138,17 @@ impl<'a> Files<'a> {
             report: Mutex::default(),
             link_data: Mutex::default(),
         })
+    }
+
+    /// The place of the entry that stands for all names of this one's file.
+    pub fn first_name(&self, place: usize) -> usize {
+        self.inodes.first[place]
+    }
+
+    /// Has all of the target's file system on the medium.
+    pub fn sync(&self) -> Result<(), Error> {
+        let synced = self.target.sync();
+        synced.map_err(|source| Error::Target { action: "sync", path: "the folder".to_owned(), source })
     }
 
     pub fn report(&self) -> MutexGuard<'_, Report> {
@@ -161,7 +189,11 @@ impl<'a> Files<'a> {
     /// Refuses a target without room for all contents, whose lengths `bytes_of` knows.
     pub fn check_room(&self, bytes_of: impl Fn(&Sha1) -> u64) -> Result<(), Error> {
         let first = self.tree.entries.iter().enumerate().filter(|(place, _)| self.inodes.is_first(*place));
-        let needed: u64 = first.map(|(_, entry)| bytes_of(&entry.content)).fold(0, u64::saturating_add);
+        self.check_free(first.map(|(_, entry)| bytes_of(&entry.content)).fold(0, u64::saturating_add))
+    }
+
+    /// Refuses a target that has not these bytes free.
+    pub fn check_free(&self, needed: u64) -> Result<(), Error> {
         let cannot = |source| Error::Target { action: "write into", path: "the folder".to_owned(), source };
         let free = self.target.free_bytes().map_err(cannot)?;
         if needed > free {
@@ -193,40 +225,48 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// What each content is to become. Files without content are made on the way.
-    pub fn uses(&self) -> Result<HashMap<Sha1, Vec<Use>>, Error> {
+    /// What each content is to become.
+    pub fn uses(&self) -> HashMap<Sha1, Vec<Use>> {
         let mut uses: HashMap<Sha1, Vec<Use>> = HashMap::new();
+        let mut add = |hash: Sha1, user: Use| match hash {
+            Sha1::ZERO => {}
+            hash => uses.entry(hash).or_default().push(user),
+        };
         for (place, entry) in self.tree.entries.iter().enumerate() {
-            if !self.clashes(place) && self.inodes.is_first(place) {
-                self.uses_of(place, entry, &mut uses)?;
+            if self.clashes(place) || !self.inodes.is_first(place) {
+                continue;
+            }
+            entry.reparse.iter().for_each(|reparse| add(reparse.data, Use::LinkData));
+            for (stream, named) in entry.named_streams.iter().enumerate().filter(|_| self.target.is_ntfs) {
+                add(named.content, Use::Stream(place, stream));
+            }
+            if is_regular(entry) && !is_encrypted(entry) {
+                add(entry.content, Use::Content(place));
             }
         }
-        Ok(uses)
+        uses
     }
 
-    fn uses_of(&self, place: usize, entry: &Entry, uses: &mut HashMap<Sha1, Vec<Use>>) -> Result<(), Error> {
-        if let Some(reparse) = entry.reparse.filter(|reparse| reparse.data != Sha1::ZERO) {
-            uses.entry(reparse.data).or_default().push(Use::LinkData);
-        }
-        for (stream, named) in entry.named_streams.iter().enumerate() {
-            if !self.target.is_ntfs {
-                self.not_held("alternate data streams");
-            } else if named.content == Sha1::ZERO {
-                self.set_stream(place, stream, &[])?;
-            } else {
-                uses.entry(named.content).or_default().push(Use::Stream(place, stream));
+    /// Makes the files and streams that have no content, and counts the contents that the target has no place for.
+    pub fn without_content(&self) -> Result<(), Error> {
+        for (place, entry) in self.tree.entries.iter().enumerate() {
+            if self.clashes(place) || !self.inodes.is_first(place) {
+                continue;
             }
-        }
-        if entry.attributes & ATTRIBUTE_ENCRYPTED != 0 && !entry.is_folder() {
-            self.not_held("files encrypted by Windows");
-        } else if is_regular(entry) {
-            if entry.content == Sha1::ZERO {
+            for (stream, named) in entry.named_streams.iter().enumerate() {
+                match self.target.is_ntfs {
+                    false => self.not_held("alternate data streams"),
+                    true if named.content == Sha1::ZERO => self.set_stream(place, stream, &[])?,
+                    true => {}
+                }
+            }
+            if is_encrypted(entry) {
+                self.not_held("files encrypted by Windows");
+            } else if is_regular(entry) && entry.content == Sha1::ZERO {
                 let made = self.target.create_empty_file(place);
                 if let Some(file) = self.opened(place, made)? {
                     self.finish_file(place, &file)?;
                 }
-            } else {
-                uses.entry(entry.content).or_default().push(Use::Content(place));
             }
         }
         Ok(())
@@ -241,13 +281,31 @@ impl<'a> Files<'a> {
         place.map_or_else(|| "a link".to_owned(), |place| self.tree.path_text(place))
     }
 
-    /// Makes the file anew and opens it. `None` when the target cannot have it, which was counted.
-    pub fn create_file(&self, place: usize) -> Result<Option<File>, Error> {
+    /// Makes the file, which is to have `bytes` of content, anew and opens it. `None` when the target cannot have it, which
+    /// was counted.
+    pub fn create_file(&self, place: usize, bytes: u64) -> Result<Option<File>, Error> {
         let made = match self.target.is_ntfs {
             true => self.target.open_file(place),
             false => self.target.create_file(place),
         };
-        self.opened(place, made)
+        let made = self.opened(place, made)?;
+        if let Some(file) = made.iter().find(|_| self.is_sparse(place)) {
+            self.written(place, file.set_len(bytes))?;
+        }
+        Ok(made)
+    }
+
+    /// Opens the file that is there, to be changed in part.
+    pub fn open_file(&self, place: usize) -> Result<Option<File>, Error> {
+        self.opened(place, self.target.open_file(place))
+    }
+
+    /// Gives the file that is there, whose content is right, all else that is its own.
+    pub fn keep_file(&self, place: usize) -> Result<(), Error> {
+        match self.opened(place, self.target.look_file(place))? {
+            Some(file) => self.finish_file(place, &file),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn opened(&self, place: usize, made: io::Result<File>) -> Result<Option<File>, Error> {
@@ -269,6 +327,7 @@ impl<'a> Files<'a> {
         if self.target.is_ntfs {
             return Ok(());
         }
+        self.drop_other_xattrs(place);
         for xattr in &self.tree.entries[place].xattrs {
             if set_open_xattr(file.as_fd(), &xattr.name, &xattr.value).is_err() {
                 self.not_held("extended attributes");
@@ -349,7 +408,25 @@ impl<'a> Files<'a> {
         }
     }
 
+    /// What was there before may have attributes that the image has not.
+    fn drop_other_xattrs(&self, place: usize) {
+        if self.target.is_fresh {
+            return;
+        }
+        let own = &self.tree.entries[place].xattrs;
+        for name in self.target.xattr_names(place).unwrap_or_default() {
+            let is_own = own.iter().any(|xattr| xattr.name == name.as_bytes());
+            let is_kept = KEPT_XATTRS.iter().any(|kept| name.as_bytes().starts_with(kept));
+            if !is_own && !is_kept && self.target.remove_xattr(place, &name).is_err() {
+                self.not_held("removal of extended attributes");
+            }
+        }
+    }
+
     fn set_xattrs(&self, place: usize, entry: &Entry) {
+        if !self.target.is_ntfs {
+            self.drop_other_xattrs(place);
+        }
         for xattr in entry.xattrs.iter().filter(|_| !self.target.is_ntfs) {
             if self.target.set_xattr(place, &xattr.name, &xattr.value).is_err() {
                 self.not_held("extended attributes");
@@ -385,6 +462,10 @@ impl<'a> Files<'a> {
         }
         Ok(())
     }
+}
+
+fn is_encrypted(entry: &Entry) -> bool {
+    entry.attributes & ATTRIBUTE_ENCRYPTED != 0 && !entry.is_folder()
 }
 
 /// A file with content, or an empty one.

@@ -23,6 +23,11 @@ pub const PIPABLE_BLOB_HEADER_BYTES: usize = 40;
 
 const MAGIC: &[u8; 8] = b"MSWIM\0\0\0";
 const MAGIC_PIPABLE: &[u8; 8] = b"WLPWM\0\0\0";
+/// Whether a file that begins with `bytes` is a WIM, by its first 8 bytes.
+pub fn is_wim(bytes: &[u8]) -> bool {
+    bytes.first_chunk::<8>().is_some_and(|magic| magic == MAGIC || magic == MAGIC_PIPABLE)
+}
+
 pub const VERSION_DEFAULT: u32 = 0x10d00;
 pub const VERSION_SOLID: u32 = 0xe00;
 

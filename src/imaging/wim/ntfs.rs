@@ -10,10 +10,14 @@ use std::sync::PoisonError;
 
 use super::error::Error;
 use super::files::{Files, is_regular};
-use super::tree::{ATTRIBUTE_COMPRESSED, ATTRIBUTE_REPARSE_POINT, Entry, Xattr, name_bytes};
+use super::tree::{ATTRIBUTE_COMPRESSED, ATTRIBUTE_REPARSE_POINT, ATTRIBUTE_SPARSE, Entry, Xattr, name_bytes};
+use crate::stdx::buffer::is_zero;
 
 /// The kernel's limit for an attribute's value; longer streams need `streams_interface=windows`.
 const STREAM_ATTRIBUTE_BYTES_MAX: usize = 65536;
+
+/// Zeros shorter than a cluster save nothing; this is the largest that Windows gives by itself.
+const SPARSE_BLOCK_BYTES: usize = 65536;
 
 impl Files<'_> {
     /// Makes every file that is one, without content.
@@ -31,9 +35,35 @@ impl Files<'_> {
                 compressed = wanted;
             }
             let made = self.target.create_file(place);
-            self.opened(place, made)?;
+            if self.opened(place, made)?.is_some() && wanted.is_some() && !self.is_compressed(place) {
+                // The volume must be mounted with the option `compression`.
+                self.not_held("compression");
+            }
         }
         compressed.iter().for_each(|folder| self.set_ntfs_attributes(*folder, 0));
+        Ok(())
+    }
+
+    fn is_compressed(&self, place: usize) -> bool {
+        let read = self.target.xattr(place, c"system.ntfs_attrib_be");
+        let bits = read.ok().and_then(|read| read.first_chunk().map(|bits| u32::from_be_bytes(*bits)));
+        bits.is_some_and(|bits| bits & ATTRIBUTE_COMPRESSED != 0)
+    }
+
+    /// Whether zeros of the file take no room on the volume. Windows keeps that of each file.
+    pub fn is_sparse(&self, place: usize) -> bool {
+        self.target.is_ntfs && self.tree.entries[place].attributes & ATTRIBUTE_SPARSE != 0
+    }
+
+    /// Writes bytes of a file's content. A sparse file, which has its length already, is left alone where they are zero.
+    pub fn write_content(&self, place: usize, file: &File, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        if !self.is_sparse(place) {
+            return self.written(place, file.write_all_at(bytes, offset));
+        }
+        let blocks = bytes.chunks(SPARSE_BLOCK_BYTES).enumerate().filter(|(_, block)| !is_zero(block));
+        for (number, block) in blocks {
+            self.written(place, file.write_all_at(block, offset + (number * SPARSE_BLOCK_BYTES) as u64))?;
+        }
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! time and never through a symbolic link, so nothing can be written outside.
 
 use std::collections::HashMap;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -34,6 +34,8 @@ pub struct Target<'a> {
     pub is_ntfs: bool,
     /// Whether an NTFS volume shows the stream `s` of the file `f` as the file `f:s`.
     pub streams_are_files: bool,
+    /// Whether nothing was there.
+    pub is_fresh: bool,
     /// Whether `A` and `a` are the same name there.
     pub folds_case: bool,
 }
@@ -49,10 +51,33 @@ impl<'a> Target<'a> {
             root: Arc::new(root.into()),
             open: Mutex::default(),
             is_ntfs,
+            is_fresh: std::fs::read_dir(path)?.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found")),
             streams_are_files: is_ntfs && streams_are_files(path)?,
             folds_case: folds_case(path)?,
         };
         Ok(target)
+    }
+
+    /// Opens the folder to look at what is in it; one that does not exist is an empty one.
+    pub fn look(path: &Path, tree: &'a Tree) -> io::Result<Target<'a>> {
+        let (root, is_fresh) = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (File::open("/dev/null")?, true),
+            opened => (opened?, false),
+        };
+        Ok(Target {
+            tree,
+            root: Arc::new(root.into()),
+            open: Mutex::default(),
+            is_ntfs: xattr::value_at(path, c"system.ntfs_attrib_be").is_ok(),
+            is_fresh,
+            streams_are_files: false,
+            folds_case: false,
+        })
+    }
+
+    /// Has all of the file system on the medium.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(nix::unistd::syncfs(&*self.root)?)
     }
 
     /// Bytes that can be written there.
@@ -118,14 +143,30 @@ impl<'a> Target<'a> {
 
     /// Opens the file that is there for reading and writing, if it is one.
     pub fn open_file(&self, place: usize) -> io::Result<File> {
+        self.open_with(place, OFlag::O_RDWR)
+    }
+
+    /// Opens the file that is there for reading, if it is one.
+    pub fn look_file(&self, place: usize) -> io::Result<File> {
+        self.open_with(place, OFlag::O_RDONLY)
+    }
+
+    fn open_with(&self, place: usize, access: OFlag) -> io::Result<File> {
         let entry = &self.tree.entries[place];
         let parent = self.folder(entry.parent)?;
-        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let flags = access | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file: File = openat(&*parent, name(entry).as_os_str(), flags, Mode::empty())?.into();
         match file.metadata()?.is_file() {
             true => Ok(file),
             false => Err(io::ErrorKind::InvalidInput.into()),
         }
+    }
+
+    /// Device and number of the inode that has the entry's name.
+    pub fn inode(&self, place: usize) -> io::Result<(u64, u64)> {
+        let (folder, name) = self.at(place)?;
+        let found = fstatat(&*folder, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        Ok((found.st_dev, found.st_ino))
     }
 
     /// Makes an empty file, unless there is one that has no other name.
@@ -226,6 +267,21 @@ impl<'a> Target<'a> {
     pub fn set_xattr(&self, place: usize, name: &[u8], value: &[u8]) -> io::Result<()> {
         let (_folder, path) = self.proc_path(place)?;
         xattr::set_at(&path, &CString::new(name)?, value)
+    }
+
+    pub fn xattr(&self, place: usize, name: &CStr) -> io::Result<Vec<u8>> {
+        let (_folder, path) = self.proc_path(place)?;
+        xattr::value_at(&path, name)
+    }
+
+    pub fn xattr_names(&self, place: usize) -> io::Result<Vec<CString>> {
+        let (_folder, path) = self.proc_path(place)?;
+        xattr::names_at(&path)
+    }
+
+    pub fn remove_xattr(&self, place: usize, name: &CStr) -> io::Result<()> {
+        let (_folder, path) = self.proc_path(place)?;
+        xattr::remove_at(&path, name)
     }
 
     /// The folder and the name in it; the root is `.` in itself.

@@ -150,6 +150,17 @@ pub struct Applied {
     pub verified_chunks: u64,
 }
 
+/// What applying a tree of files came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedTree {
+    pub bytes: Applied,
+    pub files: u64,
+    pub folders: u64,
+    pub links: u64,
+    /// What the file systems have no place for, and how often.
+    pub not_held: BTreeMap<String, u64>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grown {
     pub partition: String,
@@ -272,6 +283,14 @@ pub trait Host {
     fn apply_image(&mut self, image: &ImageGrant, disk: &Disk, watch: &mut dyn Watch) -> Result<Applied, HostError>;
     /// Publishes what the file systems of `disk` use as a version of an image, and checks what was published.
     fn capture_image(&mut self, capture: &Capture, disk: &Disk, watch: &mut dyn Watch) -> Result<Captured, HostError>;
+    /// Makes the file systems of `target`, whose root `format` made, hold the files of the image. Idempotent: what matches is
+    /// left alone. Nothing of them is mounted afterwards.
+    fn apply_tree(
+        &mut self,
+        image: &ImageGrant,
+        target: &Target,
+        watch: &mut dyn Watch,
+    ) -> Result<AppliedTree, HostError>;
     /// Grows the last partition of `disk` and its file system to the end of the disk. `None`: nothing there can grow.
     fn grow(&mut self, disk: &Disk, watch: &mut dyn Watch) -> Result<Option<Grown>, HostError>;
     /// Erases all of `disk` and reads all of it back; anything but zero is an error.

@@ -18,6 +18,7 @@ use crate::imaging::import::Source;
 use crate::imaging::intake::{self, Finished, Receiver};
 use crate::imaging::manifest::{Manifest, VersionId};
 use crate::imaging::store::ChunkSource;
+use crate::imaging::tree;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::io::{FileAt, ReadAt, Section};
 use crate::stdx::kexec;
@@ -30,8 +31,8 @@ use crate::tasksequence::link::{ImageGrant, RunId, RunOrder};
 use crate::tasksequence::model::{ItemId, Values};
 
 use super::{
-    Applied, Capture, Captured, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host, HostError,
-    Place, Root, Watch, WipeMethod, Wiped, partition, process, root, trial, wipe,
+    Applied, AppliedTree, Capture, Captured, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host,
+    HostError, Place, Root, Watch, WipeMethod, Wiped, partition, process, root, trial, wipe,
 };
 
 /// Where the system that is being installed is mounted.
@@ -102,8 +103,18 @@ impl<S: Surroundings> Real<S> {
         Ok(())
     }
 
-    /// Mounts the root: the file system that `format` made for it, or the one that an image has brought.
+    /// Mounts the root and what belongs to it, and shares what programs need that run in there.
     fn open_target(&mut self, target: &Target) -> Result<(), HostError> {
+        self.mount_target(target)?;
+        for name in SHARED {
+            share(name)?;
+            self.mounted.push(Path::new(TARGET).join(name));
+        }
+        Ok(())
+    }
+
+    /// Mounts the root: the file system that `format` made for it, or the one that an image has brought.
+    fn mount_target(&mut self, target: &Target) -> Result<(), HostError> {
         let disks = self.disks()?;
         if target.root().is_none() {
             let disk = disk_of(&disks, &target.disk)?;
@@ -124,11 +135,28 @@ impl<S: Surroundings> Real<S> {
             self.mounted.push(folder);
             name_by_uuid(&device, &mount.uuid);
         }
-        for name in SHARED {
-            share(name)?;
-            self.mounted.push(Path::new(TARGET).join(name));
-        }
         Ok(())
+    }
+
+    fn put_files(&mut self, image: &ImageGrant, watch: &mut dyn Watch) -> Result<AppliedTree, HostError> {
+        let (manifest, source) = self.surroundings.image(image)?;
+        let (progress, options) = (Progress::default(), Options::default());
+        let work = || tree::apply::make_match(&manifest, &*source, Path::new(TARGET), &options, &progress, &mut |_| {});
+        let receipt = telling(&progress, watch, work).map_err(failed)?;
+        Ok(AppliedTree {
+            bytes: Applied {
+                total_bytes: receipt.bytes.kept_bytes + receipt.bytes.fetched_bytes,
+                kept_bytes: receipt.bytes.kept_bytes,
+                written_bytes: receipt.bytes.fetched_bytes,
+                zeroed_bytes: 0,
+                fetched_bytes: receipt.bytes.wire_bytes,
+                verified_chunks: receipt.bytes.read_back_chunks,
+            },
+            files: receipt.files,
+            folders: receipt.folders,
+            links: receipt.links,
+            not_held: receipt.not_held,
+        })
     }
 }
 
@@ -206,6 +234,19 @@ impl<S: Surroundings> Host for Real<S> {
             });
         }
         Err(HostError::new(format!("the site lost chunks of the capture {CAPTURE_ROUNDS_MAX} times")).transient())
+    }
+
+    fn apply_tree(
+        &mut self,
+        image: &ImageGrant,
+        target: &Target,
+        watch: &mut dyn Watch,
+    ) -> Result<AppliedTree, HostError> {
+        self.close_target()?;
+        // Without /dev and /proc in it: the image's own would go there.
+        let put = self.mount_target(target).and_then(|()| self.put_files(image, watch));
+        self.close_target()?;
+        put
     }
 
     fn grow(&mut self, disk: &Disk, watch: &mut dyn Watch) -> Result<Option<Grown>, HostError> {
