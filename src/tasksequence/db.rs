@@ -385,7 +385,11 @@ impl Sequences {
             self.fleet.live.publish("log", run, json!(line));
         }
         match &message.progress {
-            Some(progress) if !consequences.changed => self.fleet.live.publish("progress", run, json!(progress)),
+            Some(progress) if !consequences.changed => {
+                let mut data = json!(progress);
+                data["machine"] = json!(machine);
+                self.fleet.live.publish("progress", run, data);
+            }
             _ => {}
         }
         if consequences.changed {
@@ -701,7 +705,7 @@ fn word(directive: Directive) -> String {
     json!(directive).as_str().unwrap_or_default().to_owned()
 }
 
-fn read_sequence(row: &Row<'_>) -> Result<SequenceRecord, rusqlite::Error> {
+pub(super) fn read_sequence(row: &Row<'_>) -> Result<SequenceRecord, rusqlite::Error> {
     Ok(SequenceRecord {
         name: row.get(0)?,
         version: row.get(1)?,
@@ -720,7 +724,7 @@ fn find_run(c: &Connection, id: &str) -> Result<RunRecord, Error> {
     statement.query_row([id], read_run).optional()?.ok_or_else(|| Error::NoRun(id.to_owned()))
 }
 
-fn read_run(row: &Row<'_>) -> Result<RunRecord, rusqlite::Error> {
+pub(super) fn read_run(row: &Row<'_>) -> Result<RunRecord, rusqlite::Error> {
     let text = |at| row.get::<_, String>(at);
     let instant = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_milliseconds));
     let machine = MachineId(text(2)?);
