@@ -112,7 +112,7 @@ fn menu(caller: &Caller, place: &str) -> Markup {
 }
 
 fn whoami(caller: &Caller) -> Markup {
-    let Principal::Person { name, role } = &caller.principal else { return html! {} };
+    let Principal::Person { name, role, .. } = &caller.principal else { return html! {} };
     html! {
         div.who {
             p { b { (name) } " " (role.name()) }
