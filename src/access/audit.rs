@@ -69,6 +69,33 @@ pub fn list(db: &Db, before: Option<u64>, most: u32) -> Result<Vec<Entry>, Error
     })
 }
 
+/// The newest entries before entry `before` in which `text` stands, newest first.
+pub fn find(db: &Db, text: &str, before: Option<u64>, most: u32) -> Result<Vec<Entry>, Error> {
+    db.read(|c| {
+        let mut statement = c.prepare(
+            "SELECT number, at, who, what, on_what, detail FROM audit WHERE number < ?1
+             AND lower(who || ' ' || what || ' ' || on_what || ' ' || detail) LIKE '%' || lower(?2) || '%' ESCAPE '\\'
+             ORDER BY number DESC LIMIT ?3",
+        )?;
+        let text = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+        let before = before.and_then(|number| i64::try_from(number).ok()).unwrap_or(i64::MAX);
+        let rows = statement.query_map((before, text, most), entry)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    })
+}
+
+/// The newest entries about something that is known by its name and its identifier, newest first.
+pub fn about(db: &Db, name: &str, identifier: &str, most: u32) -> Result<Vec<Entry>, Error> {
+    db.read(|c| {
+        let mut statement = c.prepare(
+            "SELECT number, at, who, what, on_what, detail FROM audit
+             WHERE on_what IN (?1, ?2) ORDER BY number DESC LIMIT ?3",
+        )?;
+        let rows = statement.query_map((name, identifier, most), entry)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    })
+}
+
 /// Follows the whole chain and returns how many entries it has.
 pub fn verify(db: &Db) -> Result<u64, Error> {
     db.read(|c| {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
+use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -153,8 +154,11 @@ async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> 
         return to_login(wants_page(&request), problem);
     }
     let address = request.extensions().get::<SocketAddr>().copied();
-    request.extensions_mut().insert(Caller { principal, address });
-    next.run(request).await
+    let caller = Caller { principal, address };
+    request.extensions_mut().insert(caller.clone());
+    let mut response = next.run(request).await;
+    response.extensions_mut().insert(caller);
+    response
 }
 
 /// `None` when the principal may pass.
@@ -179,11 +183,18 @@ fn refusal(access: Access, principal: &Principal) -> Option<Problem> {
     })
 }
 
-/// A browser says where a request comes from (Sec-Fetch-Site); one that another site caused changes nothing here.
+/// A request that a page of another site caused changes nothing here. Browsers say where it came from in Sec-Fetch-Site;
+/// those too old for that (Safari before 16.4) send Origin with every form. Besides, the session's cookie is
+/// SameSite=Strict: a request from elsewhere does not bring it along. What sends none of these is no browser.
 fn foreign_page(request: &Request) -> Option<Problem> {
     let safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    let from = request.headers().get("sec-fetch-site").and_then(|value| value.to_str().ok());
-    let own = matches!(from, None | Some("same-origin" | "none"));
+    let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let host = text("host").or_else(|| request.uri().authority().map(Authority::as_str));
+    let own = match (text("sec-fetch-site"), text("origin")) {
+        (Some(from), _) => matches!(from, "same-origin" | "none"),
+        (None, Some(origin)) => origin.split_once("://").map(|(_, origin)| origin) == host,
+        (None, None) => true,
+    };
     (!safe && !own).then(|| Problem::forbidden("the request was made by a page of another site"))
 }
 

@@ -1,4 +1,4 @@
-//! The way in and out: login, the one-time welcome, logout; and the audit log, which says who came in.
+//! The way in and out: login, the one-time welcome, logout.
 
 use std::sync::Arc;
 
@@ -9,15 +9,11 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::page::{bare, page};
-use super::part::{instant, nothing, section};
+use super::page::bare;
 use crate::access::db::{Error, Gate, PASSWORD_CHARACTERS_MIN, accept_invitation, login, logout};
 use crate::access::secret::Secret;
-use crate::access::{Capability, audit};
-use crate::api::{Access, Caller, Problem, Routes, Table, blocking, session_cookie, session_of};
+use crate::api::{Access, Problem, Routes, Table, blocking, session_cookie, session_of};
 use crate::stdx::hint::Hint;
-
-const AUDIT_ENTRIES: u32 = 200;
 
 pub fn routes(gate: Arc<Gate>) -> Table {
     let public = Access::Public("the way in: it takes a password or a one-time secret");
@@ -27,7 +23,6 @@ pub fn routes(gate: Arc<Gate>) -> Table {
         .get("/welcome", public, "Page on which an invitation is used", welcome_page)
         .post("/welcome", public, "Use an invitation", welcome)
         .post("/logout", Access::Public("ends the session of whoever calls"), "Log out", log_out)
-        .get("/audit", Access::Person(Capability::Audit), "The audit log", audit_page)
         .with_state(gate)
 }
 
@@ -128,25 +123,4 @@ async fn log_out(State(gate): State<Arc<Gate>>, headers: HeaderMap) -> Result<Re
         blocking(move || logout(&gate.db, &session).map_err(|error| Problem::internal(error.to_string()))).await?;
     }
     Ok(([(header::SET_COOKIE, session_cookie(""))], Redirect::to("/login")).into_response())
-}
-
-async fn audit_page(State(gate): State<Arc<Gate>>, caller: Caller) -> Result<Response, Problem> {
-    blocking(move || {
-        let entries = audit::list(&gate.db, None, AUDIT_ENTRIES).map_err(|error| Problem::internal(error.to_string()))?;
-        let body = match entries.is_empty() {
-            true => nothing("Nothing has been done yet."),
-            false => section(&format!("The last {} entries", entries.len()), &html! {
-                table {
-                    thead { tr { th { "Number" } th { "When" } th { "Who" } th { "What" } th { "On what" } th { "Detail" } } }
-                    tbody {
-                        @for entry in &entries {
-                            tr { td { (entry.number) } td { (instant(entry.at)) } td { (entry.who) } td { (entry.what) } td { (entry.on_what) } td { (entry.detail) } }
-                        }
-                    }
-                }
-            }),
-        };
-        Ok(page(&caller, "/audit", "Audit log", &body))
-    })
-    .await
 }

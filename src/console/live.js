@@ -1,4 +1,5 @@
-// Fetches the page again when the appliance says that something changed; shows times in the reader's own zone.
+// Keeps a page up to date: moves progress as it is reported, and when more has changed fetches the page again and touches
+// only what differs. Shows times in the reader's own zone.
 "use strict";
 (() => {
   const showTimes = (root) => {
@@ -6,10 +7,17 @@
       const at = new Date(Number(time.dataset.at));
       time.dateTime = at.toISOString();
       time.title = at.toISOString();
-      time.textContent = at.toLocaleString();
+      time.textContent = at.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
     }
   };
   showTimes(document);
+
+  const menu = document.querySelector("button.menu");
+  if (menu) {
+    menu.addEventListener("click", () => {
+      menu.setAttribute("aria-expanded", String(menu.getAttribute("aria-expanded") !== "true"));
+    });
+  }
 
   const welcome = document.querySelector("form[data-invitation] input[name=invitation]");
   if (welcome && location.hash.length > 1) {
@@ -17,42 +25,105 @@
     history.replaceState(null, "", location.pathname);
   }
 
-  const main = document.querySelector("main[data-live]");
+  const main = document.querySelector("main[data-events]");
   if (!main) return;
-  let busy = false;
-  let again = false;
+
+  // What the reader has opened, typed or chosen is the reader's.
+  const OWN = new Set(["open", "value", "checked", "selected", "aria-expanded"]);
+  const keyOf = (node) => (node.nodeType === 1 ? node.id || node.dataset.key || "" : "");
+  const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && keyOf(a) === keyOf(b);
+  const morph = (old, fresh) => {
+    if (old.isEqualNode(fresh)) return;
+    if (old.nodeType !== 1) { old.nodeValue = fresh.nodeValue; return; }
+    for (const { name } of [...old.attributes]) {
+      if (!OWN.has(name) && !fresh.hasAttribute(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      const own = OWN.has(name) && old.nodeName !== "PROGRESS";
+      if (!own && old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+    if (old.nodeName !== "TEXTAREA") morphChildren(old, fresh);
+  };
+  const morphChildren = (old, fresh) => {
+    const keyed = new Map();
+    for (const child of old.children) if (keyOf(child)) keyed.set(keyOf(child), child);
+    let at = old.firstChild;
+    for (const wanted of [...fresh.childNodes]) {
+      const known = keyOf(wanted) ? keyed.get(keyOf(wanted)) : undefined;
+      if (known && alike(known, wanted)) {
+        if (known === at) at = at.nextSibling; else old.insertBefore(known, at);
+        morph(known, wanted);
+      } else if (at && alike(at, wanted)) {
+        const next = at.nextSibling;
+        morph(at, wanted);
+        at = next;
+      } else {
+        old.insertBefore(wanted, at);
+      }
+    }
+    while (at) { const next = at.nextSibling; at.remove(); at = next; }
+  };
+
+  let fetching = false;
+  let stale = false;
+  let timer = 0;
+  let took = 0;
   const refresh = async () => {
-    if (busy) { again = true; return; }
-    const active = document.activeElement;
-    if (active && main.contains(active) && active.matches("input, textarea, select")) { return; }
-    busy = true;
+    timer = 0;
+    if (fetching) { stale = true; return; }
+    fetching = true;
+    stale = false;
+    const begun = performance.now();
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected && new URL(answer.url).pathname === "/login") { location.href = "/login"; return; }
       if (answer.ok) {
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-        if (fresh) {
-          const open = [...main.querySelectorAll("details")].map((details) => details.open);
-          main.replaceChildren(...fresh.childNodes);
-          main.querySelectorAll("details").forEach((details, at) => { if (at in open) details.open = open[at]; });
-          showTimes(main);
+        if (fresh && !main.classList.contains("held")) {
+          showTimes(fresh);
+          morphChildren(main, fresh);
+          document.dispatchEvent(new CustomEvent("remint:changed"));
         }
       }
     } catch { /* the event stream says that the connection is lost */ }
-    busy = false;
-    if (again) { again = false; setTimeout(refresh, 300); }
+    took = performance.now() - begun;
+    fetching = false;
+    if (stale) soon();
+  };
+  // Never more than a quarter of the time is spent on fetching, and at least 400 ms lie between two looks.
+  const soon = () => { if (!timer) timer = setTimeout(refresh, Math.max(400, 3 * took)); };
+
+  const progressed = (run, data) => {
+    for (const holder of main.querySelectorAll(`[data-progress="${CSS.escape(run)}"]`)) {
+      const percent = data.total > 0 ? Math.floor((Math.min(data.done, data.total) * 100) / data.total) : 0;
+      holder.hidden = data.total === 0;
+      holder.querySelector("progress").value = percent;
+      holder.querySelector("span").textContent = `${percent} %` + (data.note ? ` · ${data.note}` : "");
+    }
+  };
+  const logged = (data) => {
+    const log = document.getElementById("log-lines");
+    if (!log) { stale = true; return; }
+    const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 20;
+    log.append(`${data.text}\n`);
+    if (atEnd) log.scrollTop = log.scrollHeight;
   };
 
   const lost = document.getElementById("connection");
-  let waiting = 0;
-  const connect = () => {
-    const events = new EventSource("/api/v1/events");
-    events.onopen = () => { if (!lost.hidden) refresh(); lost.hidden = true; };
-    events.onerror = () => { lost.hidden = false; };
-    events.onmessage = () => {
-      if (waiting) return;
-      waiting = setTimeout(() => { waiting = 0; refresh(); }, 250);
-    };
+  const log = document.getElementById("log-lines");
+  if (log) log.scrollTop = log.scrollHeight;
+  const events = new EventSource(`/api/v1/events?every=250&${main.dataset.events}`);
+  events.onopen = () => { if (!lost.hidden) soon(); lost.hidden = true; };
+  events.onerror = () => { lost.hidden = false; };
+  events.onmessage = (message) => {
+    let changed = false;
+    for (const event of JSON.parse(message.data)) {
+      if (event.kind === "progress") progressed(event.subject, event.data);
+      else if (event.kind === "log") logged(event.data);
+      else changed = true;
+    }
+    if (changed) soon();
   };
-  connect();
+  window.addEventListener("pagehide", () => events.close());
+  window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 })();

@@ -16,20 +16,68 @@ pub enum Tone {
 
 /// A state as a coloured word; the word carries the meaning, the colour repeats it.
 pub fn badge(tone: Tone, word: &str) -> Markup {
-    let class = match tone {
-        Tone::Good => "good",
-        Tone::Busy => "busy",
-        Tone::Attention => "attention",
-        Tone::Bad => "bad",
-        Tone::Quiet => "quiet",
-    };
-    html! { span class={ "badge " (class) } { (word) } }
+    html! { span class={ "badge " (tone.class()) } { (word) } }
+}
+
+impl Tone {
+    pub fn class(self) -> &'static str {
+        match self {
+            Tone::Good => "good",
+            Tone::Busy => "busy",
+            Tone::Attention => "attention",
+            Tone::Bad => "bad",
+            Tone::Quiet => "quiet",
+        }
+    }
 }
 
 /// A progress bar with its figure, `fraction` from 0 to 1.
 pub fn bar(fraction: f64, label: &str) -> Markup {
     let percent = (fraction.clamp(0.0, 1.0) * 100.0).round();
     html! { div.progress { progress value=(percent) max="100" aria-label=(label) {} span { (percent) " %" } } }
+}
+
+/// The progress of a run, which the script moves as reports come in. `done` of `total`; nothing is shown while `total` is 0.
+pub fn run_progress(run: &str, done: u64, total: u64, note: &str) -> Markup {
+    let percent = (done.min(total) * 100).checked_div(total).unwrap_or(0);
+    html! {
+        div.progress data-progress=(run) hidden[total == 0] {
+            progress value=(percent) max="100" aria-label="progress of the step" {}
+            span { (percent) " %" @if !note.is_empty() { " · " (note) } }
+        }
+    }
+}
+
+/// A share of a whole in its colour: how many, and what they are called.
+pub struct Share {
+    pub tone: Tone,
+    pub count: u64,
+    pub name: String,
+}
+
+/// Shares side by side in one line, with the figures below it.
+pub fn shares(shares: &[Share]) -> Markup {
+    let shown: Vec<&Share> = shares.iter().filter(|share| share.count > 0).collect();
+    let told: Vec<String> = shown.iter().map(|share| format!("{} {}", share.count, share.name)).collect();
+    let places = stacked(shown.iter().map(|share| share.count), 100.0);
+    html! {
+        div.shares {
+            svg.stack width="100%" height="10" role="img" aria-label=(told.join(", ")) {
+                rect.fill-none x="0" y="0" width="100%" height="10" rx="5" {}
+                @for (share, (left, width)) in shown.iter().zip(&places) {
+                    rect class={ "fill-" (share.tone.class()) } x={ (format!("{left:.2}")) "%" } y="0" width={ (format!("{width:.2}")) "%" } height="10" {}
+                }
+            }
+            ul.legend { @for share in &shown { li { span class={ "dot fill-" (share.tone.class()) } {} (share.count) " " (share.name) } } }
+        }
+    }
+}
+
+/// Where each of `counts` begins and how long it is when all of them together are `length` long.
+pub fn stacked(counts: impl Iterator<Item = u64> + Clone, length: f64) -> Vec<(f64, f64)> {
+    let total = counts.clone().sum::<u64>().max(1) as f64;
+    let lengths = counts.map(|count| count as f64 * length / total);
+    lengths.scan(0.0, |at, long| Some((std::mem::replace(at, *at + long), long))).collect()
 }
 
 /// Name and value pairs; those without a value are left out.
@@ -45,7 +93,82 @@ pub fn facts(pairs: &[(&str, Option<String>)]) -> Markup {
 
 /// A titled block of a page.
 pub fn section(title: &str, body: &Markup) -> Markup {
-    html! { section { h2 { (title) } (body) } }
+    let id = anchor(title);
+    html! { section id=(id) { h2 { (title) } (body) } }
+}
+
+/// The same, which the reader opens; for what is long and seldom wanted.
+pub fn folded(title: &str, body: &Markup) -> Markup {
+    html! { details.block { summary { (title) } div { (body) } } }
+}
+
+/// `Latest run` as `latest-run`.
+pub fn anchor(title: &str) -> String {
+    let letters = title.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+    letters.collect::<String>().trim_matches('-').to_owned()
+}
+
+/// A table that scrolls by itself where the screen is narrow.
+pub fn table(heads: &[&str], rows: &Markup) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="group" aria-label="table" {
+            table {
+                thead { tr { @for head in heads { th scope="col" { (head) } } } }
+                tbody { (rows) }
+            }
+        }
+    }
+}
+
+/// A line of choices of which one holds; `chosen` and the choices are (address, name).
+pub fn tabs(label: &str, chosen: &str, choices: &[(String, String)]) -> Markup {
+    html! {
+        ul.tabs aria-label=(label) {
+            @for (path, name) in choices { li { a href=(path) aria-current=[(name == chosen).then_some("true")] { (name) } } }
+        }
+    }
+}
+
+/// What cannot be taken back: it is folded away, says what it does, and wants a tick before the button works.
+pub fn guarded(summary: &str, explanation: &str, action: &str, button: &str) -> Markup {
+    html! {
+        details.guard {
+            summary { (summary) }
+            form method="post" action=(action) {
+                p { (explanation) }
+                label.tick { input type="checkbox" name="sure" value="yes" required; " Yes, do it" }
+                button.danger type="submit" { (button) }
+            }
+        }
+    }
+}
+
+/// A button that posts.
+pub fn action(path: &str, name: &str) -> Markup {
+    html! { form.inline method="post" action=(path) { button type="submit" { (name) } } }
+}
+
+/// The same, for what is done seldom.
+pub fn quiet_action(path: &str, name: &str) -> Markup {
+    html! { form.inline method="post" action=(path) { button.quiet type="submit" { (name) } } }
+}
+
+/// Links to the pages before and after; `path` ends where the number of the page goes.
+pub fn pager(path: &str, page: usize, pages: usize) -> Markup {
+    html! {
+        @if pages > 1 {
+            nav.pager aria-label="Pages" {
+                @if page > 1 { a href={ (path) (page - 1) } rel="prev" { "Previous" } }
+                span { "Page " (page) " of " (pages) }
+                @if page < pages { a href={ (path) (page + 1) } rel="next" { "Next" } }
+            }
+        }
+    }
+}
+
+/// `1 machine`, `2 machines`.
+pub fn counted(count: usize, one: &str, many: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
 }
 
 /// An instant for people and for the script, which shows it in the reader's own time zone.

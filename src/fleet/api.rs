@@ -74,7 +74,7 @@ pub fn routes(state: FleetState) -> Table {
 /// The status that fits an error of this subject.
 pub fn problem(error: &Error) -> Problem {
     let status = match error {
-        Error::NoMachine(_) | Error::NoCollection(_) => StatusCode::NOT_FOUND,
+        Error::NoMachine(_) | Error::NoCollection(_) | Error::NoRoom(_) => StatusCode::NOT_FOUND,
         Error::BadName(_) => StatusCode::BAD_REQUEST,
         Error::Exists { .. } | Error::Clash(_) => StatusCode::CONFLICT,
         Error::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,

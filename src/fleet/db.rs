@@ -52,6 +52,8 @@ pub enum Error {
     NoMachine(String),
     #[error("there is no collection `{0}`")]
     NoCollection(String),
+    #[error("there is no room or place `{0}`")]
+    NoRoom(String),
     #[error("there is a {kind} `{name}` already")]
     Exists { kind: &'static str, name: String },
     #[error("`{0}` is no name: use letters, digits and hyphens, at most 63 characters")]

@@ -18,11 +18,15 @@ pub mod pairing;
 #[cfg(feature = "server")]
 pub mod api;
 #[cfg(feature = "server")]
+pub mod approval;
+#[cfg(feature = "server")]
 pub mod collection;
 #[cfg(feature = "server")]
 pub mod console;
 #[cfg(feature = "server")]
 pub mod db;
+#[cfg(feature = "server")]
+pub mod room;
 #[cfg(feature = "server")]
 pub mod rule;
 #[cfg(feature = "server")]

@@ -23,6 +23,7 @@ use crate::imaging::error::Error;
 use crate::imaging::manifest::{Header, Kind, Manifest, Signed, VersionId};
 use crate::imaging::store::format::PackId;
 use crate::imaging::store::local::LocalStore;
+use crate::imaging::store::stats::{Stats, stats};
 use crate::imaging::store::versions::{Reference, Version};
 use crate::imaging::store::{ChunkSource, locations};
 use crate::stdx::hint::{Hint, chain};
@@ -31,6 +32,9 @@ use crate::stdx::hint::{Hint, chain};
 const PIECE_BYTES: u64 = 256 << 10;
 const PIECES_AHEAD: usize = 2;
 
+/// Versions, and what was counted of them.
+type Counted = (Vec<String>, Arc<Stats>);
+
 /// What the routes work on.
 #[derive(Clone)]
 pub struct Images {
@@ -38,11 +42,13 @@ pub struct Images {
     key: PublicKey,
     /// SHA-256 -> the manifest's file. Filled as they are asked for.
     known: Arc<Mutex<HashMap<VersionId, PathBuf>>>,
+    /// The sizes as they were counted last, and for which versions.
+    counted: Arc<Mutex<Option<Counted>>>,
 }
 
 impl Images {
     pub fn new(store: Arc<LocalStore>, key: PublicKey) -> Images {
-        Images { store, key, known: Arc::default() }
+        Images { store, key, known: Arc::default(), counted: Arc::default() }
     }
 
     /// The manifest of any version, as it was published.
@@ -67,6 +73,46 @@ impl Images {
         let number = path.file_stem().and_then(|number| number.to_string_lossy().parse().ok());
         let others = self.store.other_versions(&name, number)?;
         others.iter().map(|version| Ok(self.store.manifest(version)?.version())).collect()
+    }
+
+    pub(super) fn resolve(&self, reference: &Reference) -> Result<Version, Error> {
+        self.store.resolve(reference)
+    }
+
+    /// The versions of an image, oldest first.
+    pub(super) fn versions(&self, name: &str) -> Result<Vec<Version>, Error> {
+        self.store.versions(name)
+    }
+
+    pub(super) fn whole(&self, version: &Version) -> Result<Manifest, Error> {
+        Ok(self.manifest(version)?.1)
+    }
+
+    pub(super) fn tag(&self, version: &Version, tag: &str) -> Result<(), Error> {
+        self.store.tag(version, tag)
+    }
+
+    pub(super) fn untag(&self, name: &str, tag: &str) -> Result<(), Error> {
+        self.store.remove_tag(name, tag)
+    }
+
+    pub(super) fn remove(&self, version: &Version) -> Result<(), Error> {
+        self.store.remove_version(version)
+    }
+
+    /// What versions share. It takes a look at every chunk, so it is kept until a version comes or goes.
+    pub(super) fn stats(&self) -> Result<Arc<Stats>, Error> {
+        let mut versions = Vec::new();
+        for name in self.store.images()? {
+            versions.extend(self.store.versions(&name)?.iter().map(Version::to_string));
+        }
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, stats)) = counted.as_ref().filter(|(of, _)| *of == versions) {
+            return Ok(stats.clone());
+        }
+        let stats = Arc::new(stats(&self.store, &self.key)?);
+        *counted = Some((versions, stats.clone()));
+        Ok(stats)
     }
 
     fn manifest(&self, version: &Version) -> Result<(VersionId, Manifest), Error> {

@@ -14,6 +14,7 @@ pub mod answer;
 pub mod api;
 pub mod boot;
 pub mod client;
+pub mod console;
 pub mod local;
 pub mod names;
 pub mod recorder;

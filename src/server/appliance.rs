@@ -15,6 +15,7 @@ use super::{interface, listen, netboot};
 use crate::access::authority;
 use crate::config::written::DhcpMode;
 use crate::config::{self, Used};
+use crate::console::fault;
 use crate::dhcp;
 use crate::link;
 use crate::link::client::authority_fingerprint;
@@ -116,8 +117,10 @@ async fn start(
     let acceptor = listen::tls(site.authority.certificate_pem(), &key, &certificate)?;
     let sequences = assembly.sequences.clone();
     let authority_sha256 = authority_fingerprint(site.authority.certificate_pem())?;
-    let boot = netboot::open(site, used, assembly.fleet.directory.clone(), authority_sha256)?;
+    let boot =
+        netboot::open(site, used, assembly.fleet.directory.clone(), assembly.recorder.clone(), authority_sha256)?;
     let (secure, plain) = assembly.table.merge(pxe::api::routes(boot.clone())).routers(&assembly.gate);
+    let secure = secure.layer(axum::middleware::from_fn(fault::pages));
     let mut tasks = JoinSet::new();
     netboot::serve(boot_sockets, site, &boot, stopped, &mut tasks);
     tasks.spawn(listen::serve_https(https, acceptor, secure.clone(), stopped.clone()));

@@ -7,11 +7,12 @@ use super::site::Site;
 use crate::access::db::Gate;
 use crate::api::people::{self, PeopleState};
 use crate::api::{Live, Table, live};
-use crate::console::{assets, door};
+use crate::console::settings::{self, SettingsPages};
+use crate::console::{assets, audit, door};
 use crate::fleet;
 use crate::fleet::MachineId;
 use crate::fleet::api::{FleetState, Hooks};
-use crate::fleet::console::{Activity, FleetPages, Section};
+use crate::fleet::console::FleetPages;
 use crate::fleet::db::Fleet;
 use crate::fleet::enrolment::Policy;
 use crate::imaging;
@@ -19,6 +20,9 @@ use crate::imaging::api::Images;
 use crate::inventory;
 use crate::inventory::api::InventoryState;
 use crate::inventory::db::Inventory;
+use crate::link::client::authority_fingerprint;
+use crate::pxe;
+use crate::pxe::recorder::Recorder;
 use crate::software;
 use crate::software::api::SoftwareState;
 use crate::software::console::SoftwarePages;
@@ -32,6 +36,7 @@ use crate::tasksequence::db::Sequences;
 pub struct Assembly {
     pub fleet: Arc<Fleet>,
     pub sequences: Arc<Sequences>,
+    pub recorder: Arc<Recorder>,
     pub live: Live,
     pub gate: Arc<Gate>,
     pub table: Table,
@@ -61,6 +66,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let inventory = Arc::new(Inventory { db: site.db.clone(), clock: site.clock.clone() });
     let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public(), site.vault.clone());
     let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
+    let recorder = Arc::new(Recorder::new(site.clock.clone()));
     let hooks = Hooks { hardware: keep_hardware(&inventory), deploy: sequences::deployer(&sequences) };
     let fleet_state = FleetState {
         fleet: fleet.clone(),
@@ -69,15 +75,14 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         machine_certificate_days: enrolment.certificate_days,
         hooks: Arc::new(hooks),
     };
-    let pages = FleetPages {
-        fleet: fleet.clone(),
-        sections: Arc::new(sections(&sequences, &inventory, &software)),
-        activity: activity(&sequences),
-    };
+    let pages =
+        FleetPages { fleet: fleet.clone(), hooks: Arc::new(page_hooks(&sequences, &inventory, &software, &recorder)) };
+    let settings = SettingsPages { gate: gate.clone(), about: Arc::new(about(site)) };
     let images = Images::new(site.store.clone(), site.signing.public());
     let table = Table::default()
         .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
         .merge(fleet::api::routes(fleet_state))
+        .merge(fleet::room::api::routes(fleet.clone()))
         .merge(imaging::console::routes(images.clone()))
         .merge(imaging::api::routes(images))
         .merge(tasksequence::api::routes(sequences.clone()))
@@ -88,33 +93,61 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         ))))
         .merge(tasksequence::variable::api::routes(sequences.clone()))
         .merge(tasksequence::console::routes(sequences.clone()))
+        .merge(inventory::console::routes(inventory.clone()))
         .merge(inventory::api::routes(InventoryState { inventory, fleet: fleet.clone() }))
         .merge(software::console::routes(SoftwarePages { software: software.clone(), fleet: fleet.clone() }))
         .merge(software::api::routes(SoftwareState { software, fleet: fleet.clone() }))
         .merge(live::routes(live.clone()))
         .merge(assets::routes())
         .merge(door::routes(gate.clone()))
+        .merge(audit::routes(gate.clone()))
+        .merge(settings::routes(settings))
+        .merge(pxe::console::routes(recorder.clone()))
         .merge(fleet::console::routes(pages));
-    Ok(Assembly { fleet, sequences, live, gate, table })
+    Ok(Assembly { fleet, sequences, recorder, live, gate, table })
 }
 
-/// What the subjects show on a machine's page, in this order.
-fn sections(
+/// What the subjects show on the pages of machines, the overview and the reports, in this order.
+fn page_hooks(
     sequences: &Arc<Sequences>,
     inventory: &Arc<Inventory>,
     software: &Arc<SoftwareStore>,
-) -> Vec<Box<Section>> {
-    let (runs, inventory, software) = (sequences.clone(), inventory.clone(), software.clone());
-    vec![
-        Box::new(move |machine| tasksequence::console::machine_section(&runs, machine)),
-        Box::new(move |machine| software::console::machine_section(&software, machine)),
-        Box::new(move |machine| inventory::console::machine_section(&inventory, machine)),
-    ]
+    recorder: &Arc<Recorder>,
+) -> fleet::console::Hooks {
+    let (runs, doing, under_way, run_reports) =
+        (sequences.clone(), sequences.clone(), sequences.clone(), sequences.clone());
+    let (stock, hardware, stock_reports) = (inventory.clone(), inventory.clone(), inventory.clone());
+    let (standing, standing_reports) = (software.clone(), software.clone());
+    let boots = recorder.clone();
+    fleet::console::Hooks {
+        sections: vec![
+            Box::new(move |machine, who| tasksequence::console::machine_section(&runs, machine, who)),
+            Box::new(move |machine, _| pxe::console::machine_section(&boots, machine)),
+            Box::new(move |machine, _| software::console::machine_section(&standing, machine)),
+            Box::new(move |machine, _| inventory::console::machine_section(&stock, machine)),
+        ],
+        doing: Box::new(move || tasksequence::console::doing(&doing)),
+        hardware: Box::new(move || inventory::console::hardware_lines(&hardware)),
+        overview: vec![Box::new(move || tasksequence::deployment::console::overview(&under_way))],
+        reports: vec![
+            Box::new(move || tasksequence::console::reports(&run_reports)),
+            Box::new(move || software::console::reports(&standing_reports)),
+            Box::new(move || inventory::console::reports(&stock_reports)),
+        ],
+    }
 }
 
-fn activity(sequences: &Arc<Sequences>) -> Arc<Activity> {
-    let sequences = sequences.clone();
-    Arc::new(move |machine| tasksequence::console::activity(&sequences, machine))
+/// What the page of settings says of the site.
+fn about(site: &Site) -> Vec<(&'static str, String)> {
+    let fingerprint = authority_fingerprint(site.authority.certificate_pem()).unwrap_or_default();
+    vec![
+        ("Folder", site.folder.display().to_string()),
+        ("Version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("SHA-256 of the authority", fingerprint),
+        ("Key that signs images", site.signing.public().to_string()),
+        ("Certificates of machines end after", format!("{} days", site.written.enrolment.certificate_days)),
+        ("Rules that let machines in", site.written.enrolment.rule.len().to_string()),
+    ]
 }
 
 type KeepHardware = dyn Fn(&MachineId, &serde_json::Value) + Send + Sync;

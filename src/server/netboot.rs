@@ -32,6 +32,7 @@ pub(super) fn open(
     site: &Site,
     used: &Used,
     directory: Arc<Directory>,
+    recorder: Arc<Recorder>,
     authority_sha256: String,
 ) -> Result<Netboot, Error> {
     let mut config =
@@ -46,7 +47,6 @@ pub(super) fn open(
         config.kernel_arguments = format!("{} {}", config.kernel_arguments, used.boot.kernel_arguments);
     }
     let files = BootFiles::open(&site.boot_folder().join("current"))?;
-    let recorder = Arc::new(Recorder::new(site.clock.clone()));
     Ok(Netboot { directory, config: Arc::new(config), files: Arc::new(files), recorder, address: used.address })
 }
 

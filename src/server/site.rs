@@ -35,6 +35,7 @@ use crate::tasksequence;
 const MIGRATIONS: &[&[db::Migration]] = &[
     access::db::MIGRATIONS,
     fleet::db::MIGRATIONS,
+    fleet::room::db::MIGRATIONS,
     dhcp::db::MIGRATIONS,
     tasksequence::db::MIGRATIONS,
     inventory::db::MIGRATIONS,

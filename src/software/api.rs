@@ -42,7 +42,7 @@ pub fn routes(state: SoftwareState) -> Table {
         .with_state(state)
 }
 
-fn problem(error: &Error) -> Problem {
+pub(super) fn problem(error: &Error) -> Problem {
     let status = match error {
         Error::NoPackage(_) | Error::NoBaseline(_) => StatusCode::NOT_FOUND,
         Error::Immutable { .. } | Error::InUse { .. } => StatusCode::CONFLICT,

@@ -521,7 +521,7 @@ fn word(directive: Directive) -> String {
     json!(directive).as_str().unwrap_or_default().to_owned()
 }
 
-fn read_sequence(row: &Row<'_>) -> Result<SequenceRecord, rusqlite::Error> {
+pub(super) fn read_sequence(row: &Row<'_>) -> Result<SequenceRecord, rusqlite::Error> {
     Ok(SequenceRecord {
         name: row.get(0)?,
         version: row.get(1)?,
@@ -541,7 +541,7 @@ pub(super) fn find_run(c: &Connection, id: &str) -> Result<RunRecord, Error> {
     statement.query_row([id], read_run).optional()?.ok_or_else(|| Error::NoRun(id.to_owned()))
 }
 
-fn read_run(row: &Row<'_>) -> Result<RunRecord, rusqlite::Error> {
+pub(super) fn read_run(row: &Row<'_>) -> Result<RunRecord, rusqlite::Error> {
     let text = |at| row.get::<_, String>(at);
     let instant = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_milliseconds));
     let machine = MachineId(text(2)?);

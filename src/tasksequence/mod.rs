@@ -16,6 +16,8 @@
 
 #[cfg(feature = "server")]
 pub mod api;
+#[cfg(feature = "server")]
+pub mod board;
 pub mod capture;
 pub mod condition;
 #[cfg(feature = "server")]
@@ -24,6 +26,8 @@ pub mod console;
 pub mod db;
 #[cfg(feature = "server")]
 pub mod deployment;
+#[cfg(feature = "server")]
+pub mod editor;
 pub mod engine;
 pub mod event;
 pub mod facts;

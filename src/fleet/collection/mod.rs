@@ -1,5 +1,6 @@
 //! Named groups of machines. A machine is in as many as one likes; deployments, baselines and rights name them.
 
+pub mod console;
 mod db;
 
 use serde::Serialize;

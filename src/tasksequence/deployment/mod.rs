@@ -4,6 +4,7 @@
 //! the number of those machines was said. Protected machines are refused, and so is one that has a run already. How it
 //! then spreads (`fleet::deployment::decide`) is pure; [`db`] applies the decision whenever a run ends and at every tick.
 
+pub mod console;
 pub mod db;
 
 use serde::{Deserialize, Serialize};

@@ -96,7 +96,11 @@ impl Sequences {
             self.fleet.live.publish("log", run, json!(line));
         }
         match &message.progress {
-            Some(progress) if !consequences.changed => self.fleet.live.publish("progress", run, json!(progress)),
+            Some(progress) if !consequences.changed => {
+                let mut data = json!(progress);
+                data["machine"] = json!(machine);
+                self.fleet.live.publish("progress", run, data);
+            }
             _ => {}
         }
         if consequences.changed {
