@@ -14,11 +14,13 @@ mod failure;
 pub mod output;
 
 mod apply;
+mod audit;
 mod baseline;
 mod boot;
 mod boots;
 mod collection;
 mod deploy;
+mod enrolment;
 mod image;
 mod init;
 mod inventory;
@@ -63,6 +65,9 @@ enum Command {
     /// Machines: who is there, who wants in
     #[command(subcommand)]
     Machine(machine::Command),
+    /// How machines get in: codes, expected machines
+    #[command(subcommand)]
+    Enrolment(enrolment::Command),
     /// Named groups of machines
     #[command(subcommand)]
     Collection(collection::Command),
@@ -87,6 +92,9 @@ enum Command {
     /// API tokens for programs
     #[command(subcommand)]
     Token(token::Command),
+    /// What was done and by whom, in a log that cannot be changed unseen
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Images: import, publish, apply, compare
     #[command(subcommand)]
     Image(image::Command),
@@ -124,6 +132,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments, context),
         Command::Boot(command) => boot::run(command, context),
         Command::Machine(command) => machine::run(command, context),
+        Command::Enrolment(command) => enrolment::run(command, context),
         Command::Collection(command) => collection::run(command, context),
         Command::Sequence(command) => sequence::run(command, context),
         Command::Deploy(command) => deploy::run(command, context),
@@ -132,6 +141,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Inventory(command) => inventory::run(command, context),
         Command::User(command) => user::run(command, context),
         Command::Token(command) => token::run(command, context),
+        Command::Audit(command) => audit::run(command, context),
         Command::Image(command) => image::run(command, context),
         Command::Store(command) => store::run(command, context),
         Command::Lab(command) => lab::run(command, context),

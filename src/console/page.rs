@@ -23,7 +23,7 @@ const PLACES: [(&str, &str); 6] = [
 /// A page of the console for somebody who is logged in. `place` is the entry of the menu that it belongs to.
 pub fn page(caller: &Caller, place: &str, title: &str, body: &Markup) -> Response {
     let who = match &caller.principal {
-        Principal::Person { name, role } => format!("{name}, {}", role.name()),
+        Principal::Person { name, role, .. } => format!("{name}, {}", role.name()),
         _ => String::new(),
     };
     send(&html! {

@@ -1,8 +1,9 @@
 //! What the packet path asks: which machine is this address, and what does it boot? In memory, no SQL for a packet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
+use super::identity::{Kind, Piece};
 use super::machine::{Machine, MachineId, NextBoot};
 use crate::stdx::mac::MacAddr;
 
@@ -22,22 +23,65 @@ pub struct Directory(RwLock<Maps>);
 struct Maps {
     by_uuid: HashMap<String, MachineId>,
     by_mac: HashMap<MacAddr, MachineId>,
-    next_boot: HashMap<MachineId, NextBoot>,
+    known: HashMap<MachineId, Entry>,
+    /// Addresses and UUIDs that several machines have shown: they name none of them.
+    shared: HashSet<String>,
+}
+
+/// What is in the maps for one machine.
+struct Entry {
+    uuid: Option<String>,
+    macs: Vec<MacAddr>,
+    next_boot: NextBoot,
+}
+
+impl Maps {
+    /// What another machine has taken over since stays that machine's.
+    fn forget(&mut self, machine: &MachineId) {
+        let Some(entry) = self.known.remove(machine) else { return };
+        if let Some(uuid) = entry.uuid.filter(|uuid| self.by_uuid.get(uuid) == Some(machine)) {
+            self.by_uuid.remove(&uuid);
+        }
+        for mac in entry.macs {
+            if self.by_mac.get(&mac) == Some(machine) {
+                self.by_mac.remove(&mac);
+            }
+        }
+    }
 }
 
 impl Directory {
     /// Takes in a machine's record, new or changed.
     pub fn update(&self, machine: &Machine) {
         let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        maps.by_uuid.retain(|_, id| *id != machine.id);
-        maps.by_mac.retain(|_, id| *id != machine.id);
-        if let Some(uuid) = machine.identity.usable_uuid() {
-            maps.by_uuid.insert(uuid, machine.id.clone());
+        let maps = &mut *maps;
+        maps.forget(&machine.id);
+        let uuid = machine.identity.usable_uuid().filter(|uuid| !maps.shared.contains(uuid));
+        let macs = machine.identity.macs.iter().filter(|mac| !maps.shared.contains(&mac.to_string()));
+        let macs: Vec<MacAddr> = macs.copied().collect();
+        for uuid in &uuid {
+            maps.by_uuid.insert(uuid.clone(), machine.id.clone());
         }
-        for mac in &machine.identity.macs {
+        for mac in &macs {
             maps.by_mac.insert(*mac, machine.id.clone());
         }
-        maps.next_boot.insert(machine.id.clone(), machine.next_boot);
+        maps.known.insert(machine.id.clone(), Entry { uuid, macs, next_boot: machine.next_boot });
+    }
+
+    /// From now on this piece of evidence names no machine.
+    pub fn forget_shared(&self, piece: &Piece) {
+        if !matches!(piece.kind, Kind::Mac | Kind::Uuid) {
+            return;
+        }
+        let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        maps.by_uuid.remove(&piece.value);
+        maps.by_mac.retain(|mac, _| mac.to_string() != piece.value);
+        maps.shared.insert(piece.value.clone());
+    }
+
+    /// A record that is no more.
+    pub fn remove(&self, machine: &MachineId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).forget(machine);
     }
 
     /// The UUID counts more than the address, because adapters are lent.
@@ -45,7 +89,7 @@ impl Directory {
         let maps = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let by_uuid = uuid.and_then(|uuid| maps.by_uuid.get(&uuid.to_ascii_lowercase()));
         let machine = by_uuid.or_else(|| mac.and_then(|mac| maps.by_mac.get(&mac)));
-        match machine.and_then(|id| Some((id, maps.next_boot.get(id)?))) {
+        match machine.and_then(|id| Some((id, maps.known.get(id)?.next_boot))) {
             None => Assignment::Unknown,
             Some((id, NextBoot::BootEnvironment)) => Assignment::BootEnvironment { machine: id.clone() },
             Some((id, NextBoot::LocalDisk)) => Assignment::LocalDisk { machine: id.clone() },

@@ -24,6 +24,8 @@ pub mod console;
 #[cfg(feature = "server")]
 pub mod db;
 #[cfg(feature = "server")]
+pub mod question;
+#[cfg(feature = "server")]
 pub mod rule;
 #[cfg(feature = "server")]
 pub mod wake;

@@ -28,6 +28,7 @@ pub struct Terminal {
 struct Shared {
     inner: Mutex<Inner>,
     keys: Mutex<u64>,
+    typed: Mutex<Option<String>>,
     key_pressed: Condvar,
     consoles: Vec<PathBuf>,
     readers: Once,
@@ -48,6 +49,7 @@ impl Terminal {
         let shared = Arc::new(Shared {
             inner: Mutex::new(Inner { state: State::default(), serial, changed: painting == Painting::Continuous }),
             keys: Mutex::new(0),
+            typed: Mutex::new(None),
             key_pressed: Condvar::new(),
             consoles: serial_names(sys).into_iter().chain(["tty0".to_owned()]).map(|name| dev.join(name)).collect(),
             readers: Once::new(),
@@ -93,6 +95,11 @@ impl Terminal {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
+    /// The last line that somebody has typed on any console, once.
+    pub fn typed(&self) -> Option<String> {
+        self.shared.typed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Ends when the process does. Painting takes the state's lock only for as long as it copies it.
     fn start_painter(&self, mut display: File) {
         let terminal = self.clone();
@@ -119,6 +126,10 @@ impl Terminal {
             while let Ok(count) = console.read(&mut buffer) {
                 if count == 0 {
                     return;
+                }
+                let line = String::from_utf8_lossy(&buffer[..count]).trim().to_owned();
+                if !line.is_empty() {
+                    *shared.typed.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
                 }
                 *shared.keys.lock().unwrap_or_else(PoisonError::into_inner) += 1;
                 shared.key_pressed.notify_all();

@@ -5,6 +5,8 @@
 
 pub mod appliance;
 pub mod assemble;
+mod audit_head;
+mod collections;
 mod interface;
 mod listen;
 pub mod local;
