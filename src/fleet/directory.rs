@@ -59,7 +59,7 @@ impl Directory {
         let uuid = machine.identity.usable_uuid().filter(|uuid| !maps.shared.contains(uuid));
         let macs = machine.identity.macs.iter().filter(|mac| !maps.shared.contains(&mac.to_string()));
         let macs: Vec<MacAddr> = macs.copied().collect();
-        for uuid in &uuid {
+        if let Some(uuid) = &uuid {
             maps.by_uuid.insert(uuid.clone(), machine.id.clone());
         }
         for mac in &macs {

@@ -117,7 +117,7 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
     let (dhcp, tftp) = (dhcp::socket::bind(settings).unwrap(), pxe::tftp::socket::bind(tftp).unwrap());
     let http = tokio::net::TcpListener::bind((ADDRESS, netboot.config.http_port)).await.unwrap();
     let db = Arc::new(open_db(folder.join("db")));
-    let gate = Arc::new(remint::access::db::Gate { db: db.clone(), clock: Arc::new(SystemClock) });
+    let gate = Arc::new(remint::access::db::Gate::new(db.clone(), Arc::new(SystemClock)));
     let (_, plain) = pxe::api::routes(netboot.clone()).routers(&gate);
     ready.send(()).unwrap();
     let stop = || {

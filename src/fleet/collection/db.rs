@@ -244,7 +244,9 @@ mod tests {
     use crate::fleet::enrolment::Policy;
     use crate::stdx::time::{SystemClock, Timestamp};
 
-    fn fleet(folder: &tempfile::TempDir) -> (Fleet, Arc<Mutex<Result<Vec<String>, String>>>) {
+    type Found = Arc<Mutex<Result<Vec<String>, String>>>;
+
+    fn fleet(folder: &tempfile::TempDir) -> (Fleet, Found) {
         let tables = &[crate::access::db::MIGRATIONS, crate::fleet::db::MIGRATIONS];
         let db = Arc::new(Db::open(&folder.path().join("db"), tables, Timestamp::default()).unwrap());
         db.write::<_, Error>(|tx| {

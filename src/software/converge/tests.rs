@@ -326,7 +326,7 @@ fn nothing_is_changed_outside_the_window_until_the_deadline() {
         setting(Setting::File(FileSetting { path: "/m".into(), content: Some("x".into()), ..FileSetting::default() }));
     motd.when = late.when.clone();
     let policy = Policy { packages: vec![late], settings: vec![motd], ..Policy::default() };
-    let mut at = |now: Timestamp| shown(converge_at(&policy, &mut model.clone(), &mut memory.clone(), now));
+    let at = |now: Timestamp| shown(converge_at(&policy, &mut model.clone(), &mut memory.clone(), now));
     let pending = expect(&[("file:/m", Compliance::Pending), ("a", Compliance::Pending)]);
     let installed = expect(&[("file:/m", Compliance::Installed), ("a", Compliance::Installed)]);
     assert_eq!(at(NOW), pending);
