@@ -25,6 +25,10 @@ pub enum Error {
     Db(#[from] crate::db::Error),
     #[error("the audit log was changed: entry {number} does not follow from the one before")]
     Broken { number: u64 },
+    #[error("the audit log was cut: it ends with entry {found}, and entry {expected} was there")]
+    Cut { found: u64, expected: u64 },
+    #[error("the audit log was rewritten: entry {number} is not the one that was there")]
+    Rewritten { number: u64 },
 }
 
 impl From<rusqlite::Error> for Error {
@@ -96,6 +100,39 @@ pub fn about(db: &Db, name: &str, identifier: &str, most: u32) -> Result<Vec<Ent
     })
 }
 
+/// The last entry's number and hash. The chain alone cannot tell that its end was cut off: whoever keeps this elsewhere
+/// can, with [`verify_from`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Head {
+    pub number: u64,
+    pub hash: String,
+}
+
+pub fn head(db: &Db) -> Result<Head, Error> {
+    db.read(|c| {
+        let last = c.query_row("SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1", [], |row| {
+            Ok(Head { number: row.get(0)?, hash: row.get(1)? })
+        });
+        Ok(last.optional()?.unwrap_or_default())
+    })
+}
+
+/// [`verify`], and the log still holds the entry that was its last once.
+pub fn verify_from(db: &Db, anchor: &Head) -> Result<u64, Error> {
+    let entries = verify(db)?;
+    if entries < anchor.number {
+        return Err(Error::Cut { found: entries, expected: anchor.number });
+    }
+    let hash: Option<String> = db.read(|c| {
+        let found = c.query_row("SELECT hash FROM audit WHERE number = ?1", [anchor.number], |row| row.get(0));
+        Ok::<_, Error>(found.optional()?)
+    })?;
+    match hash {
+        Some(hash) if hash != anchor.hash => Err(Error::Rewritten { number: anchor.number }),
+        _ => Ok(entries),
+    }
+}
+
 /// Follows the whole chain and returns how many entries it has.
 pub fn verify(db: &Db) -> Result<u64, Error> {
     db.read(|c| {
@@ -150,6 +187,13 @@ mod tests {
                 .unwrap();
         }
         assert_eq!(verify(&db).unwrap(), 4);
+        let head = head(&db).unwrap();
+        assert_eq!((head.number, verify_from(&db, &head).unwrap()), (4, 4));
+        let other = Head { hash: "other".into(), ..head.clone() };
+        assert!(matches!(verify_from(&db, &other), Err(Error::Rewritten { number: 4 })));
+        db.write::<_, Error>(|tx| Ok(tx.execute("DELETE FROM audit WHERE number = 4", [])?)).unwrap();
+        assert_eq!(verify(&db).unwrap(), 3, "the chain alone does not see that its end is gone");
+        assert!(matches!(verify_from(&db, &head), Err(Error::Cut { found: 3, expected: 4 })));
         for (damage, number) in
             [("UPDATE audit SET who = 'eve' WHERE number = 3", 3), ("DELETE FROM audit WHERE number = 2", 3)]
         {

@@ -16,8 +16,8 @@ use crate::stdx::file::{write_whole, write_whole_private};
 use crate::stdx::hex;
 use crate::stdx::time::Timestamp;
 
-const AUTHORITY_DAYS: i64 = 3650;
-const SERVER_DAYS: i64 = 397;
+const AUTHORITY_LIFETIME: Duration = Duration::days(3650);
+const SERVER_LIFETIME: Duration = Duration::days(397);
 /// Clocks of machines that were never set right: certificates are valid from a day before they are made.
 const SKEW: Duration = Duration::DAY;
 
@@ -48,7 +48,7 @@ impl Authority {
     /// Makes the authority of a new site in the folder `keys`.
     pub fn create(keys: &Path, site_name: &str, now: Timestamp) -> Result<Authority, Error> {
         let key = KeyPair::generate()?;
-        let mut params = base(&format!("{site_name} authority"), now, AUTHORITY_DAYS);
+        let mut params = base(&format!("{site_name} authority"), now, AUTHORITY_LIFETIME);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?;
@@ -80,7 +80,7 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(String, String), Error> {
         let key = KeyPair::generate()?;
-        let mut params = base("remint appliance", now, SERVER_DAYS);
+        let mut params = base("remint appliance", now, SERVER_LIFETIME);
         params.subject_alt_names = addresses.iter().map(|address| SanType::IpAddress(*address)).collect();
         for name in names {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
@@ -97,10 +97,16 @@ impl Authority {
     }
 
     /// A certificate for the key in `request_pem` (its proof of possession is checked) with `machine` as its subject.
-    pub fn issue_machine(&self, request_pem: &str, machine: &str, days: i64, now: Timestamp) -> Result<Issued, Error> {
+    pub fn issue_machine(
+        &self,
+        request_pem: &str,
+        machine: &str,
+        seconds: u32,
+        now: Timestamp,
+    ) -> Result<Issued, Error> {
         let request = CertificateSigningRequestParams::from_pem(request_pem)?;
         let serial = super::secret::random::<16>();
-        let mut params = base(machine, now, days);
+        let mut params = base(machine, now, Duration::seconds(seconds.into()));
         params.serial_number = Some(SerialNumber::from_slice(&positive(serial)));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let expires_at = params.not_after;
@@ -128,13 +134,13 @@ fn positive(mut serial: [u8; 16]) -> [u8; 16] {
     serial
 }
 
-fn base(common_name: &str, now: Timestamp, days: i64) -> CertificateParams {
+fn base(common_name: &str, now: Timestamp, lifetime: Duration) -> CertificateParams {
     let now = OffsetDateTime::UNIX_EPOCH + Duration::milliseconds(now.milliseconds());
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     params.not_before = now - SKEW;
-    params.not_after = now + Duration::days(days);
+    params.not_after = now + lifetime;
     params
 }
 
@@ -153,8 +159,8 @@ mod tests {
         let keys = tempfile::tempdir().unwrap();
         let authority = Authority::create(keys.path(), "lab", NOW).unwrap();
         let key = KeyPair::generate().unwrap();
-        let request = base("administrator", NOW, 1).serialize_request(&key).unwrap().pem().unwrap();
-        let issued = authority.issue_machine(&request, "machine-1", 90, NOW).unwrap();
+        let request = base("administrator", NOW, Duration::DAY).serialize_request(&key).unwrap().pem().unwrap();
+        let issued = authority.issue_machine(&request, "machine-1", 90 * 86_400, NOW).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(issued.certificate_pem.as_bytes()).unwrap();
         assert_eq!(read_machine(&pem.contents).unwrap(), ("machine-1".to_owned(), issued.serial));
         assert_eq!(issued.expires_at, NOW.plus_seconds(90 * 86_400));
@@ -165,7 +171,7 @@ mod tests {
         let keys = tempfile::tempdir().unwrap();
         let authority = Authority::create(keys.path(), "lab", NOW).unwrap();
         let key = KeyPair::generate().unwrap();
-        let request = base("m", NOW, 1).serialize_request(&key).unwrap().pem().unwrap();
+        let request = base("m", NOW, Duration::DAY).serialize_request(&key).unwrap().pem().unwrap();
         let at = request.len() - 60;
         let mut forged = request.into_bytes();
         forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };

@@ -1,21 +1,22 @@
 //! People, tokens, sessions and machine certificates.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::{OptionalExtension, Transaction};
 use sha2::{Digest, Sha256};
 
 use super::secret::{Secret, generate};
 use super::vault::{self, Vault};
-use super::{Principal, Role, audit, authority, password};
+use super::{Limits, Principal, Role, audit, authority, password};
 use crate::db::{Db, Migration};
 use crate::stdx::hex;
 use crate::stdx::hint::Hint;
 use crate::stdx::time::{Clock, Timestamp};
 
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    name: "access-1",
-    sql: "
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "access-1",
+        sql: "
         CREATE TABLE person (
             name TEXT PRIMARY KEY, role TEXT NOT NULL, password TEXT, created_at INTEGER NOT NULL,
             failed_logins INTEGER NOT NULL DEFAULT 0, locked_until INTEGER NOT NULL DEFAULT 0);
@@ -33,7 +34,14 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
         CREATE TABLE audit (
             number INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL, on_what TEXT NOT NULL,
             detail TEXT NOT NULL, hash TEXT NOT NULL);",
-}];
+    },
+    Migration {
+        name: "access-2",
+        sql: "
+        ALTER TABLE person ADD COLUMN limits TEXT;
+        ALTER TABLE token ADD COLUMN limits TEXT;",
+    },
+];
 
 /// How long a session lasts without being used again.
 const SESSION_SECONDS: i64 = 12 * 3600;
@@ -96,9 +104,27 @@ pub struct Credentials<'a> {
 pub struct Gate {
     pub db: Arc<Db>,
     pub clock: Arc<dyn Clock>,
+    /// Whether a machine is in one of the collections at which a caller's rights end; the wiring brings it, because
+    /// machines and collections are not known here. Without it nothing is within reach.
+    reach: OnceLock<Box<Reach>>,
 }
 
+/// (machine, collections) -> the machine is in one of them.
+pub type Reach = dyn Fn(&str, &[String]) -> bool + Send + Sync;
+
 impl Gate {
+    pub fn new(db: Arc<Db>, clock: Arc<dyn Clock>) -> Gate {
+        Gate { db, clock, reach: OnceLock::new() }
+    }
+
+    pub fn reach_by(&self, reach: Box<Reach>) {
+        let _ = self.reach.set(reach);
+    }
+
+    pub fn reaches(&self, machine: &str, collections: &[String]) -> bool {
+        self.reach.get().is_some_and(|reach| reach(machine, collections))
+    }
+
     pub fn authenticate(&self, credentials: Credentials<'_>) -> Result<Principal, Error> {
         authenticate(&self.db, credentials, self.clock.now())
     }
@@ -118,26 +144,37 @@ pub fn authenticate(db: &Db, credentials: Credentials<'_>, now: Timestamp) -> Re
     }
     let query = |sql: &str, secret: &str| -> Result<Principal, Error> {
         db.read(|c| {
-            let found: Option<(String, String)> = c
+            let found: Option<(String, String, Option<String>)> = c
                 .prepare_cached(sql)?
-                .query_row((digest(secret), now.milliseconds()), |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row((digest(secret), now.milliseconds()), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
                 .optional()?;
-            let person = found.and_then(|(name, role)| Some(Principal::Person { name, role: Role::parse(&role)? }));
+            let person = found.and_then(|(name, role, limits)| {
+                Some(Principal::Person { name, role: Role::parse(&role)?, limits: parse_limits(limits.as_deref())? })
+            });
             Ok(person.unwrap_or(Principal::Anonymous))
         })
     };
     match (credentials.bearer, credentials.session) {
         (Some(token), _) => query(
-            "SELECT 'token:' || name, role FROM token WHERE hash = ?1 AND (expires_at IS NULL OR expires_at > ?2)",
+            "SELECT 'token:' || name, role, limits FROM token WHERE hash = ?1 AND (expires_at IS NULL OR expires_at > ?2)",
             token,
         ),
         (None, Some(session)) => query(
-            "SELECT person.name, person.role FROM session JOIN person ON person.name = session.person
+            "SELECT person.name, person.role, person.limits FROM session JOIN person ON person.name = session.person
              WHERE hash = ?1 AND expires_at > ?2",
             session,
         ),
         (None, None) => Ok(Principal::Anonymous),
     }
+}
+
+/// `None` when they cannot be understood: then nobody may do anything by them.
+fn parse_limits(text: Option<&str>) -> Option<Limits> {
+    text.map_or(Some(Limits::default()), |text| serde_json::from_str(text).ok())
+}
+
+fn emit_limits(limits: &Limits) -> Option<String> {
+    (*limits != Limits::default()).then(|| serde_json::to_string(limits).unwrap_or_else(|_| "{}".into()))
 }
 
 /// Checks a password and opens a session; the returned secret is the cookie's value.
@@ -191,15 +228,17 @@ pub fn logout(db: &Db, session: &str) -> Result<(), Error> {
 pub struct Person {
     pub name: String,
     pub role: Role,
+    pub limits: Limits,
     pub created_at: Timestamp,
 }
 
 pub fn people(db: &Db) -> Result<Vec<Person>, Error> {
     db.read(|c| {
-        let mut statement = c.prepare("SELECT name, role, created_at FROM person ORDER BY name")?;
+        let mut statement = c.prepare("SELECT name, role, created_at, limits FROM person ORDER BY name")?;
         let rows = statement.query_map([], |row| {
             let role = Role::parse(&row.get::<_, String>(1)?).unwrap_or(Role::ReadOnly);
-            Ok(Person { name: row.get(0)?, role, created_at: Timestamp::from_milliseconds(row.get(2)?) })
+            let limits = parse_limits(row.get::<_, Option<String>>(3)?.as_deref()).unwrap_or_default();
+            Ok(Person { name: row.get(0)?, role, limits, created_at: Timestamp::from_milliseconds(row.get(2)?) })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     })
@@ -244,18 +283,48 @@ fn insert_person(
 
 pub fn remove_person(db: &Db, by: &Principal, name: &str, now: Timestamp) -> Result<(), Error> {
     db.write(|tx| {
-        let others: i64 =
-            tx.query_row("SELECT count(*) FROM person WHERE role = 'administrator' AND name <> ?1", [name], |row| {
-                row.get(0)
-            })?;
-        if others == 0 {
-            return Err(Error::LastAdministrator { name: name.to_owned() });
-        }
+        keep_an_administrator(tx, name)?;
         if tx.execute("DELETE FROM person WHERE name = ?1", [name])? == 0 {
             return Err(Error::Absent { kind: "person", name: name.to_owned() });
         }
         Ok(audit::append(tx, now, &by.label(), "person-remove", name, "")?)
     })
+}
+
+/// Gives a person another role, or other limits.
+pub fn change_person(
+    db: &Db,
+    by: &Principal,
+    name: &str,
+    role: Role,
+    limits: &Limits,
+    now: Timestamp,
+) -> Result<(), Error> {
+    db.write(|tx| {
+        if role != Role::Administrator || *limits != Limits::default() {
+            keep_an_administrator(tx, name)?;
+        }
+        let changed = tx.execute(
+            "UPDATE person SET role = ?2, limits = ?3 WHERE name = ?1",
+            (name, role.name(), emit_limits(limits)),
+        )?;
+        if changed == 0 {
+            return Err(Error::Absent { kind: "person", name: name.to_owned() });
+        }
+        let detail = format!("{} {}", role.name(), emit_limits(limits).unwrap_or_default());
+        Ok(audit::append(tx, now, by.label().as_str(), "person-change", name, detail.trim())?)
+    })
+}
+
+/// Somebody else who may do everything must be left. A name that nobody has changes nothing.
+fn keep_an_administrator(tx: &Transaction<'_>, but: &str) -> Result<(), Error> {
+    let full = "SELECT count(*) FROM person WHERE role = 'administrator' AND limits IS NULL AND name";
+    let count = |sql: String| tx.query_row(&sql, [but], |row| row.get::<_, i64>(0));
+    let (others, is_one) = (count(format!("{full} <> ?1"))?, count(format!("{full} = ?1"))?);
+    if others == 0 && is_one > 0 {
+        return Err(Error::LastAdministrator { name: but.to_owned() });
+    }
+    Ok(())
 }
 
 /// A secret that lets whoever has it make one account, once: how the first administrator comes to be.
@@ -300,19 +369,21 @@ pub fn accept_invitation(
 pub struct Token {
     pub name: String,
     pub role: Role,
+    pub limits: Limits,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
 }
 
 pub fn tokens(db: &Db) -> Result<Vec<Token>, Error> {
     db.read(|c| {
-        let mut statement = c.prepare("SELECT name, role, created_at, expires_at FROM token ORDER BY name")?;
+        let mut statement = c.prepare("SELECT name, role, created_at, expires_at, limits FROM token ORDER BY name")?;
         let rows = statement.query_map([], |row| {
             Ok(Token {
                 name: row.get(0)?,
                 role: Role::parse(&row.get::<_, String>(1)?).unwrap_or(Role::ReadOnly),
                 created_at: Timestamp::from_milliseconds(row.get(2)?),
                 expires_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_milliseconds),
+                limits: parse_limits(row.get::<_, Option<String>>(4)?.as_deref()).unwrap_or_default(),
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -323,7 +394,7 @@ pub fn create_token(
     db: &Db,
     by: &Principal,
     name: &str,
-    role: Role,
+    (role, limits): (Role, &Limits),
     days: Option<i64>,
     now: Timestamp,
 ) -> Result<Secret, Error> {
@@ -331,8 +402,9 @@ pub fn create_token(
     let expires_at = days.map(|days| now.plus_seconds(days * 86_400).milliseconds());
     db.write(|tx| {
         let added = tx.execute(
-            "INSERT INTO token (name, hash, role, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
-            (name, digest(token.reveal()), role.name(), now.milliseconds(), expires_at),
+            "INSERT INTO token (name, hash, role, created_at, expires_at, limits) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT DO NOTHING",
+            (name, digest(token.reveal()), role.name(), now.milliseconds(), expires_at, emit_limits(limits)),
         )?;
         if added == 0 {
             return Err(Error::Exists { kind: "token", name: name.to_owned() });
@@ -425,6 +497,43 @@ mod tests {
     }
 
     #[test]
+    fn the_last_who_may_do_everything_stays() {
+        let (_folder, db) = database();
+        let (by, password) = (Principal::Anonymous, Secret::new("long enough"));
+        create_person(&db, &by, "ada", Role::Administrator, &password, NOW).unwrap();
+        create_person(&db, &by, "bob", Role::Technician, &password, NOW).unwrap();
+        let change = |name: &str, role, limits: &Limits| change_person(&db, &by, name, role, limits, NOW);
+        let all = Limits::default();
+        let lab = Limits { collections: Some(vec!["lab".into()]), ..Limits::default() };
+        let is_last = |result| matches!(result, Err(Error::LastAdministrator { .. }));
+        assert!(is_last(change("ada", Role::Technician, &all)));
+        assert!(is_last(change("ada", Role::Administrator, &lab)), "an administrator of one collection is none");
+        assert!(is_last(remove_person(&db, &by, "ada", NOW)));
+        change("bob", Role::Administrator, &lab).unwrap();
+        assert!(is_last(remove_person(&db, &by, "ada", NOW)));
+        change("bob", Role::Administrator, &all).unwrap();
+        remove_person(&db, &by, "ada", NOW).unwrap();
+        assert!(matches!(change("ada", Role::Technician, &all), Err(Error::Absent { .. })));
+    }
+
+    #[test]
+    fn a_token_may_what_its_role_and_its_limits_allow() {
+        use crate::access::Capability;
+        let (_folder, db) = database();
+        let limits = Limits {
+            collections: Some(vec!["lab".into()]),
+            capabilities: Some(vec![Capability::Read, Capability::Deploy]),
+        };
+        let role = (Role::Technician, &limits);
+        let token = create_token(&db, &Principal::Anonymous, "ci", role, None, NOW).unwrap();
+        let credentials = Credentials { bearer: Some(token.reveal()), ..Default::default() };
+        let who = authenticate(&db, credentials, NOW).unwrap();
+        assert!(who.may(Capability::Deploy) && !who.may(Capability::ApproveMachine));
+        assert_eq!(who.collections(), Some(&["lab".to_owned()][..]));
+        assert_eq!(tokens(&db).unwrap()[0].limits, limits);
+    }
+
+    #[test]
     fn an_account_rests_after_many_wrong_passwords() {
         let (_folder, db) = database();
         let right = Secret::new("long enough");
@@ -440,7 +549,8 @@ mod tests {
     #[test]
     fn tokens_open_until_they_end_or_are_removed() {
         let (_folder, db) = database();
-        let token = create_token(&db, &Principal::Anonymous, "ci", Role::Deployer, Some(1), NOW).unwrap();
+        let token =
+            create_token(&db, &Principal::Anonymous, "ci", (Role::Deployer, &Limits::default()), Some(1), NOW).unwrap();
         let credentials = Credentials { bearer: Some(token.reveal()), ..Default::default() };
         assert_eq!(who(&db, credentials, NOW), "person:token:ci");
         assert_eq!(who(&db, credentials, NOW.plus_seconds(86_400)), "anonymous");

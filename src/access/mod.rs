@@ -23,4 +23,4 @@ pub mod password;
 #[cfg(feature = "server")]
 pub mod vault;
 
-pub use principal::{Capability, Principal, Role};
+pub use principal::{Capability, Limits, Principal, Role};

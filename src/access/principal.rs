@@ -14,17 +14,37 @@ pub enum Principal {
     Person {
         name: String,
         role: Role,
+        limits: Limits,
     },
+}
+
+/// What a role is cut down to; nothing by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Acting (not reading) ends at the machines of these collections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collections: Option<Vec<String>>,
+    /// Only these of the role's capabilities: what a token for one purpose needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<Capability>>,
 }
 
 impl Principal {
     /// Who works on the site's own files.
     pub fn local() -> Principal {
-        Principal::Person { name: "local".into(), role: Role::Administrator }
+        Principal::Person { name: "local".into(), role: Role::Administrator, limits: Limits::default() }
     }
 
     pub fn may(&self, capability: Capability) -> bool {
-        matches!(self, Principal::Person { role, .. } if role.has(capability))
+        let Principal::Person { role, limits, .. } = self else { return false };
+        role.has(capability) && limits.capabilities.as_ref().is_none_or(|listed| listed.contains(&capability))
+    }
+
+    /// The collections at which the caller's acting ends; `None` when it reaches every machine.
+    pub fn collections(&self) -> Option<&[String]> {
+        let Principal::Person { limits, .. } = self else { return None };
+        limits.collections.as_deref().filter(|names| !names.iter().any(|name| name == "all"))
     }
 
     /// How the caller stands in the audit log.
@@ -54,7 +74,7 @@ pub enum Role {
 }
 
 /// What a route asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
     Read,
@@ -67,6 +87,13 @@ pub enum Capability {
     EditSoftware,
     EditCollection,
     Administer,
+}
+
+impl Capability {
+    /// Whether it changes nothing.
+    pub fn is_reading(self) -> bool {
+        matches!(self, Capability::Read | Capability::Audit)
+    }
 }
 
 impl Role {

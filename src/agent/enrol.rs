@@ -73,6 +73,7 @@ pub struct Enrolled {
     pub credentials: Credentials,
     /// The site's key for manifests, as text.
     pub site_public_key: String,
+    pub renew_in_seconds: u32,
 }
 
 /// Why a machine is not in yet; told each time something changes.
@@ -83,14 +84,21 @@ pub enum Waiting {
     Unreachable { text: String, hint: Option<String> },
 }
 
-/// Checks in again and again until the machine is approved. `wait` shows why it is not and sleeps so long, or shorter
-/// when a person presses a key.
-pub fn enrol(
+/// What a check-in came to.
+pub enum Answer {
+    Enrolled(Box<Enrolled>),
+    Wait(Waiting, Duration),
+    /// The key must be made anew: it was used from another machine as well.
+    KeyStopped,
+}
+
+/// One check-in.
+pub fn ask(
     client: &Client,
     key: &MachineKey,
     applicant: &Applicant,
-    wait: &mut dyn FnMut(Waiting, Duration),
-) -> Result<Enrolled, KeyError> {
+    code: Option<&str>,
+) -> Result<Result<Answer, link::Error>, KeyError> {
     let message = CheckIn {
         stage: applicant.stage,
         identity: applicant.identity.clone(),
@@ -98,30 +106,52 @@ pub fn enrol(
         request_pem: key.request_pem()?,
         hardware: serde_json::to_value(&applicant.hardware).unwrap_or_default(),
         agent: env!("CARGO_PKG_VERSION").to_owned(),
+        code: code.map(str::to_owned),
     };
-    let mut attempt = 0;
+    Ok(client.call(&message).map(|reply| match reply {
+        CheckInReply::Approved { machine, name, certificate_pem, site_public_key, renew_in_seconds } => {
+            let credentials = Credentials { certificate_pem, key_pem: key.to_pem() };
+            Answer::Enrolled(Box::new(Enrolled { machine, name, credentials, site_public_key, renew_in_seconds }))
+        }
+        CheckInReply::Waiting { name, retry_seconds, .. } => {
+            let pause = retry_seconds.clamp(*PAUSE_SECONDS.start(), *PAUSE_SECONDS.end());
+            Answer::Wait(Waiting::Approval { name, code: key.pairing_code() }, Duration::from_secs(u64::from(pause)))
+        }
+        CheckInReply::Rejected { reason } => Answer::Wait(Waiting::Rejected { reason }, REJECTED_PAUSE),
+        CheckInReply::KeyStopped { .. } => Answer::KeyStopped,
+        CheckInReply::Unknown => {
+            let reason = "the appliance is newer than this agent".to_owned();
+            Answer::Wait(Waiting::Rejected { reason }, REJECTED_PAUSE)
+        }
+    }))
+}
+
+/// Checks in again and again until the machine is approved. `wait` shows why it is not and sleeps so long, or shorter
+/// when a person presses a key; its answer is what the person has typed, which may be an enrolment code.
+pub fn enrol(
+    client: &Client,
+    mut key: MachineKey,
+    applicant: &Applicant,
+    wait: &mut dyn FnMut(Waiting, Duration) -> Option<String>,
+) -> Result<Enrolled, KeyError> {
+    let (mut attempt, mut typed) = (0, None);
     loop {
-        let (why, pause) = match client.call(&message) {
-            Ok(CheckInReply::Approved { machine, name, certificate_pem, site_public_key }) => {
-                let credentials = Credentials { certificate_pem, key_pem: key.to_pem() };
-                return Ok(Enrolled { machine, name, credentials, site_public_key });
+        let (why, pause) = match ask(client, &key, applicant, typed.as_deref())? {
+            Ok(Answer::Enrolled(enrolled)) => return Ok(*enrolled),
+            Ok(Answer::KeyStopped) => {
+                key = MachineKey::make()?;
+                continue;
             }
-            Ok(CheckInReply::Waiting { name, retry_seconds, .. }) => {
+            Ok(Answer::Wait(why, pause)) => {
                 attempt = 0;
-                let pause = retry_seconds.clamp(*PAUSE_SECONDS.start(), *PAUSE_SECONDS.end());
-                (Waiting::Approval { name, code: key.pairing_code() }, Duration::from_secs(u64::from(pause)))
-            }
-            Ok(CheckInReply::Rejected { reason }) => (Waiting::Rejected { reason }, REJECTED_PAUSE),
-            Ok(CheckInReply::Unknown) => {
-                let reason = "the appliance is newer than this agent".to_owned();
-                (Waiting::Rejected { reason }, REJECTED_PAUSE)
+                (why, pause)
             }
             Err(error) => {
                 attempt += 1;
                 (unreachable(&error), Backoff::PATIENT.delay(attempt - 1, u64::from(std::process::id())))
             }
         };
-        wait(why, pause);
+        typed = wait(why, pause);
     }
 }
 

@@ -15,8 +15,9 @@ pub enum Task {
 }
 
 impl Task {
-    /// In the order in which they are done when several are due.
-    pub const ALL: [Task; 5] = [Task::Spool, Task::Run, Task::Inventory, Task::Baseline, Task::Certificate];
+    /// In the order in which they are done when several are due. The inventory comes before the run: a system that was
+    /// cloned to another machine is found out before it is given anything.
+    pub const ALL: [Task; 5] = [Task::Certificate, Task::Inventory, Task::Spool, Task::Run, Task::Baseline];
 
     /// As in "failed to ...".
     pub fn words(self) -> &'static str {
@@ -37,14 +38,6 @@ impl Task {
             Task::Inventory => 15 * 60,
             Task::Baseline => 15 * 60,
             Task::Certificate => 24 * 3600,
-        }
-    }
-
-    /// Seconds after the start before the first time.
-    fn first_seconds(self) -> i64 {
-        match self {
-            Task::Certificate => 3600,
-            _ => 0,
         }
     }
 }
@@ -69,9 +62,10 @@ struct Row {
 }
 
 impl Schedule {
-    /// `seed` spreads machines that were started together.
-    pub fn start(now: Timestamp, seed: u64) -> Schedule {
-        let row = |task: Task| Row { task, due: now.plus_seconds(task.first_seconds()), failures: 0 };
+    /// `seed` spreads machines that were started together; `renew_at` is when the certificate wants to be renewed.
+    pub fn start(now: Timestamp, seed: u64, renew_at: Timestamp) -> Schedule {
+        let due = |task: Task| if task == Task::Certificate { renew_at.max(now) } else { now };
+        let row = |task: Task| Row { task, due: due(task), failures: 0 };
         Schedule { rows: Task::ALL.into_iter().map(row).collect(), seed }
     }
 
@@ -120,8 +114,8 @@ mod tests {
 
     #[test]
     fn everything_is_done_at_the_start_and_then_at_its_own_pace() {
-        let mut schedule = Schedule::start(at(0), 0);
-        assert_eq!(done(&mut schedule, 0), [Task::Spool, Task::Run, Task::Inventory, Task::Baseline]);
+        let mut schedule = Schedule::start(at(0), 0, at(3600));
+        assert_eq!(done(&mut schedule, 0), [Task::Inventory, Task::Spool, Task::Run, Task::Baseline]);
         assert_eq!(done(&mut schedule, 1), []);
         assert_eq!(done(&mut schedule, 61), [Task::Spool, Task::Run]);
         assert_eq!(done(&mut schedule, 3601), Task::ALL);
@@ -129,24 +123,24 @@ mod tests {
 
     #[test]
     fn failures_back_off_to_the_usual_interval_and_success_forgets_them() {
-        let mut schedule = Schedule::start(at(0), 0);
+        let mut schedule = Schedule::start(at(0), 0, at(0));
         let mut waits = Vec::new();
         for _ in 0..9 {
             schedule.finished(Task::Inventory, at(0), false, None);
-            waits.push(schedule.rows[2].due.since(at(0)) / 1000);
+            waits.push(schedule.rows[1].due.since(at(0)) / 1000);
         }
         assert_eq!(waits, [10, 20, 40, 80, 160, 320, 640, 900, 900]);
         schedule.finished(Task::Inventory, at(0), true, Some(120));
-        assert_eq!(schedule.rows[2].due, at(120));
+        assert_eq!(schedule.rows[1].due, at(120));
         schedule.finished(Task::Inventory, at(0), true, Some(u32::MAX));
-        assert_eq!(schedule.rows[2].due, at(86_400));
+        assert_eq!(schedule.rows[1].due, at(86_400));
     }
 
     #[test]
     fn a_clock_that_was_years_ahead_does_not_silence_the_agent() {
-        let mut schedule = Schedule::start(at(0), 7);
+        let mut schedule = Schedule::start(at(0), 7, at(0));
         schedule.finished(Task::Baseline, at(3_000_000_000), true, None);
         schedule.due(at(1000));
-        assert!(schedule.rows[3].due <= at(1000 + 86_400));
+        assert!(schedule.rows[4].due <= at(1000 + 86_400));
     }
 }

@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use nix::sys::reboot::{RebootMode, reboot};
 
-use super::baseline;
-use super::enrol::{KeyError, MachineKey};
+use super::baseline::{self, Watch};
+use super::enrol::{self, Answer, Applicant, KeyError, MachineKey, Waiting};
 use super::policy::{Schedule, Task};
 use super::report::Reports;
 use super::spool::Spool;
 use super::state::{Folder, Identity, StateError};
 use super::surroundings::Around;
-use crate::fleet::link::RenewCertificate;
+use crate::fleet::link::{RenewCertificate, Stage};
 use crate::inventory::link::ReportInventory;
 use crate::inventory::{hardware, software};
 use crate::link;
 use crate::link::client::Client;
+use crate::software::converge::Hours;
 use crate::software::link::ReportCompliance;
 use crate::stdx::hint::chain;
 use crate::stdx::time::{Clock, SystemClock};
@@ -53,10 +54,8 @@ pub fn main(path: &Path, stop: &AtomicBool, say: &(dyn Fn(&str) + Sync)) -> Resu
     let identity = folder.identity()?.ok_or_else(|| not_enrolled(path))?;
     let mut agent = Agent { client: client(&identity)?, identity, spool: Spool::open(&folder)?, folder, say };
     say(&format!("remint-agent {} of {}", env!("CARGO_PKG_VERSION"), agent.identity.name));
-    if let Some(order) = agent.folder.order()? {
-        agent.carry_out(order)?;
-    }
-    let mut schedule = Schedule::start(SystemClock.now(), u64::from(std::process::id()));
+    agent.go_on()?;
+    let mut schedule = agent.schedule();
     while !stop.load(Relaxed) {
         match schedule.due(SystemClock.now()) {
             None => thread::sleep(TICK),
@@ -64,6 +63,11 @@ pub fn main(path: &Path, stop: &AtomicBool, say: &(dyn Fn(&str) + Sync)) -> Resu
                 let done = agent.perform(task);
                 if let Err(error) = &done {
                     say(&format!("failed to {}: {}", task.words(), chain(error)));
+                    if error.is_refused_certificate() && agent.enrol_again()? {
+                        agent.go_on()?;
+                        schedule = agent.schedule();
+                        continue;
+                    }
                 }
                 let again = done.as_ref().ok().copied().flatten();
                 schedule.finished(task, SystemClock.now(), done.is_ok(), again);
@@ -98,7 +102,7 @@ fn not_enrolled(path: &Path) -> ServiceError {
 }
 
 fn client(identity: &Identity) -> Result<Client, link::Error> {
-    Client::new(&identity.server, &identity.authority_pem, Some(&identity.credentials()))
+    Client::new(&identity.server, &identity.authority_pem, identity.credentials().as_ref())
 }
 
 struct Agent<'a> {
@@ -109,7 +113,81 @@ struct Agent<'a> {
     say: &'a (dyn Fn(&str) + Sync),
 }
 
+impl ServiceError {
+    /// The appliance does not take the machine's certificate: it has ended or was revoked.
+    fn is_refused_certificate(&self) -> bool {
+        matches!(self, ServiceError::Link(error) if error.is_refused_certificate())
+    }
+}
+
 impl Agent<'_> {
+    fn schedule(&self) -> Schedule {
+        Schedule::start(SystemClock.now(), u64::from(std::process::id()), self.identity.renew_at)
+    }
+
+    /// Goes on with the run that was under way. First the appliance sees what this machine is made of, when it can be
+    /// reached: a run that was cloned along with a disk is not carried out.
+    fn go_on(&mut self) -> Result<(), ServiceError> {
+        let Some(order) = self.folder.order()? else { return Ok(()) };
+        match self.report_inventory() {
+            Err(error) if error.is_refused_certificate() => {
+                (self.say)(&format!("the run waits: {}", chain(&error)));
+                Ok(())
+            }
+            _ => self.carry_out(order),
+        }
+    }
+
+    /// Checks in as an unknown machine does, with the key at hand. Whether it was let in; when not, it is tried again with the
+    /// next task that fails.
+    fn enrol_again(&mut self) -> Result<bool, ServiceError> {
+        let stranger = Client::new(&self.identity.server, &self.identity.authority_pem, None)?;
+        let hardware = hardware::collect(Path::new("/"));
+        let applicant =
+            Applicant { stage: Stage::InstalledSystem, identity: hardware.identity(), arrived_by: None, hardware };
+        loop {
+            let key = MachineKey::from_pem(&self.identity.key_pem)?;
+            match enrol::ask(&stranger, &key, &applicant, None)? {
+                Ok(Answer::Enrolled(enrolled)) => {
+                    self.become_machine(&enrolled)?;
+                    return Ok(true);
+                }
+                Ok(Answer::KeyStopped) => {
+                    (self.say)("this machine's key was used from another machine too: making a new one");
+                    self.identity.key_pem = MachineKey::make()?.to_pem();
+                    self.identity.certificate_pem.clear();
+                    self.folder.save_identity(&self.identity)?;
+                    self.client = client(&self.identity)?;
+                }
+                Ok(Answer::Wait(Waiting::Approval { name, code }, _)) => {
+                    (self.say)(&format!("waiting for approval as {name}, code {code}"));
+                    return Ok(false);
+                }
+                Ok(Answer::Wait(why, _)) => {
+                    (self.say)(&format!("not let in: {why:?}"));
+                    return Ok(false);
+                }
+                Err(error) => {
+                    (self.say)(&format!("failed to check in: {}", chain(&error)));
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    fn become_machine(&mut self, enrolled: &enrol::Enrolled) -> Result<(), ServiceError> {
+        if enrolled.machine != self.identity.machine {
+            self.folder.forget_record()?;
+        }
+        let (server, authority) = (self.identity.server.clone(), self.identity.authority_pem.clone());
+        self.identity = Identity::new(&server, &authority, enrolled, SystemClock.now());
+        self.folder.save_identity(&self.identity)?;
+        self.client = client(&self.identity)?;
+        self.spool = Spool::open(&self.folder)?;
+        (self.say)(&format!("let in as {}", self.identity.name));
+        Ok(())
+    }
+
     /// Does one task; the answer is when to do it again, in seconds, where the appliance says so.
     fn perform(&mut self, task: Task) -> Result<Option<u32>, ServiceError> {
         match task {
@@ -205,14 +283,17 @@ impl Agent<'_> {
         let say = self.say;
         let mut told = |text: &str| say(text);
         let known = self.spool.policy();
-        let (policy, findings) = match baseline::round(&self.client, &self.identity, &self.folder, &mut told) {
+        let round = baseline::round(&self.client, &self.identity, &self.folder, Hours::Windows, &mut told);
+        let (policy, findings) = match round {
             Ok(round) => (round.policy, round.findings),
-            Err(error) if error.is_transient() && known.is_some() => {
+            Err(baseline::Failure::Link(error)) if error.is_transient() && known.is_some() => {
                 let policy = known.unwrap_or_default();
-                let findings = baseline::work(&policy, &self.client, &self.identity, &self.folder, &mut told);
+                let watch = Watch { hours: Hours::Windows, ahead: 0 };
+                let findings = baseline::work(&policy, &self.client, &self.identity, &self.folder, watch, &mut told)?;
                 (policy, findings)
             }
-            Err(error) => return Err(error.into()),
+            Err(baseline::Failure::Link(error)) => return Err(error.into()),
+            Err(baseline::Failure::State(error)) => return Err(error.into()),
         };
         self.spool.keep_policy(&policy)?;
         self.spool.keep_compliance(&ReportCompliance { at: SystemClock.now(), findings })?;
@@ -234,9 +315,11 @@ impl Agent<'_> {
         let key = MachineKey::from_pem(&self.identity.key_pem)?;
         let renewed = self.client.call(&RenewCertificate { request_pem: key.request_pem()? })?;
         self.identity.certificate_pem = renewed.certificate_pem;
+        self.identity.renew_at = SystemClock.now().plus_seconds(renewed.renew_in_seconds.into());
         self.folder.save_identity(&self.identity)?;
         self.client = client(&self.identity)?;
-        Ok(None)
+        (self.say)("the certificate was renewed");
+        Ok(Some(renewed.renew_in_seconds).filter(|seconds| *seconds > 0))
     }
 }
 

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::state::{Folder, StateError};
 use crate::inventory::link::ReportInventory;
 use crate::software::link::{Policy, ReportCompliance};
+use crate::software::memory::Memory;
 use crate::stdx::file::write_whole_private;
 use crate::stdx::hex;
 
@@ -79,6 +80,15 @@ impl Spool {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Write { path, source }),
             _ => Ok(()),
         }
+    }
+
+    /// What failed and when it is tried again.
+    pub fn memory(&self) -> Memory {
+        self.read("memory.json").unwrap_or_default()
+    }
+
+    pub fn keep_memory(&self, memory: &Memory) -> Result<(), StateError> {
+        self.write("memory.json", memory)
     }
 
     /// A file that is damaged is as good as absent: everything in here is found out again.

@@ -20,6 +20,7 @@ use super::enrol::Enrolled;
 use crate::fleet::MachineId;
 use crate::link::client::Credentials;
 use crate::stdx::file::{sync_folder, write_whole_private};
+use crate::stdx::time::Timestamp;
 use crate::tasksequence::link::RunOrder;
 
 /// Where the folder is in an installed system.
@@ -41,8 +42,12 @@ pub struct Identity {
     pub name: String,
     /// The site's key for manifests, as text.
     pub site_public_key: String,
+    /// Empty while the machine waits to be let in again with a new key.
     pub certificate_pem: String,
     pub key_pem: String,
+    /// When to ask for the next certificate, by this machine's clock.
+    #[serde(default)]
+    pub renew_at: Timestamp,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +61,7 @@ pub enum StateError {
 }
 
 impl Identity {
-    pub fn new(server: &str, authority_pem: &str, enrolled: &Enrolled) -> Identity {
+    pub fn new(server: &str, authority_pem: &str, enrolled: &Enrolled, now: Timestamp) -> Identity {
         Identity {
             format: 1,
             server: server.to_owned(),
@@ -66,11 +71,14 @@ impl Identity {
             site_public_key: enrolled.site_public_key.clone(),
             certificate_pem: enrolled.credentials.certificate_pem.clone(),
             key_pem: enrolled.credentials.key_pem.clone(),
+            renew_at: now.plus_seconds(enrolled.renew_in_seconds.into()),
         }
     }
 
-    pub fn credentials(&self) -> Credentials {
-        Credentials { certificate_pem: self.certificate_pem.clone(), key_pem: self.key_pem.clone() }
+    /// `None` while there is no certificate for the key.
+    pub fn credentials(&self) -> Option<Credentials> {
+        let credentials = Credentials { certificate_pem: self.certificate_pem.clone(), key_pem: self.key_pem.clone() };
+        (!self.certificate_pem.is_empty()).then_some(credentials)
     }
 
     /// The content of `agent.json`.
@@ -139,6 +147,21 @@ impl Folder {
         sync_folder(&path).map_err(|source| StateError::Write { path, source })
     }
 
+    /// Forgets what belongs to the record that this machine was: it is another one now.
+    pub fn forget_record(&self) -> Result<(), StateError> {
+        self.remove_run()?;
+        for name in ["inventory-taken.json", "policy.json", "compliance.json"] {
+            let path = self.spool().join(name);
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError::Write { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.path.join(name);
         let bytes = match fs::read(&path) {
@@ -174,6 +197,7 @@ mod tests {
             site_public_key: "K".into(),
             certificate_pem: "C".into(),
             key_pem: "P".into(),
+            renew_at: Timestamp::default(),
         };
         folder.save_identity(&identity).unwrap();
         assert!(folder.identity().unwrap().unwrap() == identity);

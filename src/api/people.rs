@@ -13,13 +13,17 @@ use super::{Access, Caller, Problem, Routes, Table, blocking, session_cookie, se
 use crate::access::authority::Authority;
 use crate::access::db::{self, Error, Gate, Person, Token};
 use crate::access::secret::Secret;
-use crate::access::{Capability, Principal, Role, audit};
+use crate::access::{Capability, Limits, Principal, Role, audit};
 
 #[derive(Clone)]
 pub struct PeopleState {
     pub gate: Arc<Gate>,
     pub authority: Arc<Authority>,
+    /// The head of the audit log as it was written down outside the database.
+    pub audit_anchor: Option<Arc<AuditAnchor>>,
 }
+
+pub type AuditAnchor = dyn Fn() -> Option<audit::Head> + Send + Sync;
 
 pub fn routes(state: PeopleState) -> Table {
     let administer = Access::Person(Capability::Administer);
@@ -42,11 +46,13 @@ pub fn routes(state: PeopleState) -> Table {
         .post("/api/v1/invitations", administer, "Invite a person", invite)
         .get("/api/v1/people", administer, "List people", people)
         .post("/api/v1/people", administer, "Add a person", add_person)
+        .put("/api/v1/people/{name}", administer, "Give a person another role or other limits", change_person)
         .delete("/api/v1/people/{name}", administer, "Remove a person", remove_person)
         .get("/api/v1/tokens", administer, "List API tokens", tokens)
         .post("/api/v1/tokens", administer, "Make an API token", add_token)
         .delete("/api/v1/tokens/{name}", administer, "Remove an API token", remove_token)
         .get("/api/v1/audit", Access::Person(Capability::Audit), "The audit log, newest first", audit_log)
+        .get("/api/v1/audit/head", Access::Person(Capability::Audit), "The last entry's number and hash", audit_head)
         .post(
             "/api/v1/audit/verify",
             Access::Person(Capability::Audit),
@@ -129,7 +135,7 @@ fn with_cookie(value: &str, body: Value) -> impl IntoResponse + use<> {
 
 async fn whoami(caller: Caller) -> Json<Value> {
     match caller.principal {
-        Principal::Person { name, role } => Json(json!({ "name": name, "role": role })),
+        Principal::Person { name, role, limits } => Json(json!({ "name": name, "role": role, "limits": limits })),
         _ => Json(Value::Null),
     }
 }
@@ -188,6 +194,27 @@ async fn add_person(
     Ok(StatusCode::CREATED)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangePerson {
+    role: Role,
+    #[serde(default)]
+    limits: Limits,
+}
+
+async fn change_person(
+    State(state): State<PeopleState>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Json(change): Json<ChangePerson>,
+) -> Result<StatusCode, Problem> {
+    run(state, move |gate| {
+        db::change_person(&gate.db, &caller.principal, &name, change.role, &change.limits, gate.clock.now())
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn remove_person(
     State(state): State<PeopleState>,
     caller: Caller,
@@ -206,6 +233,8 @@ struct AddToken {
     name: String,
     role: Role,
     days: Option<u32>,
+    #[serde(default)]
+    limits: Limits,
 }
 
 async fn add_token(
@@ -214,7 +243,8 @@ async fn add_token(
     Json(add): Json<AddToken>,
 ) -> Result<Json<Value>, Problem> {
     let secret = run(state, move |gate| {
-        db::create_token(&gate.db, &caller.principal, &add.name, add.role, add.days.map(i64::from), gate.clock.now())
+        let role = (add.role, &add.limits);
+        db::create_token(&gate.db, &caller.principal, &add.name, role, add.days.map(i64::from), gate.clock.now())
     })
     .await?;
     Ok(Json(json!({ "token": secret.reveal() })))
@@ -246,11 +276,46 @@ async fn audit_log(
     .await
 }
 
-async fn verify_audit(State(state): State<PeopleState>) -> Result<Json<Value>, Problem> {
-    blocking(move || match audit::verify(&state.gate.db) {
-        Ok(entries) => Ok(Json(json!({ "whole": true, "entries": entries }))),
-        Err(audit::Error::Broken { number }) => Ok(Json(json!({ "whole": false, "broken_at": number }))),
-        Err(error) => Err(Problem::internal(error.to_string())),
+async fn audit_head(State(state): State<PeopleState>) -> Result<Json<audit::Head>, Problem> {
+    blocking(move || audit::head(&state.gate.db).map(Json).map_err(|error| Problem::internal(error.to_string()))).await
+}
+
+#[derive(Default, Deserialize)]
+struct Verify {
+    /// `NUMBER:HASH`, as `/api/v1/audit/head` gave it once.
+    #[serde(default)]
+    anchor: Option<String>,
+}
+
+async fn verify_audit(State(state): State<PeopleState>, Json(verify): Json<Verify>) -> Result<Json<Value>, Problem> {
+    let anchor = verify.anchor.map(|text| parse_anchor(&text)).transpose()?;
+    blocking(move || {
+        // What the appliance has written down beside the database counts too.
+        let anchors = anchor.into_iter().chain(state.audit_anchor.as_ref().and_then(|read| read()));
+        let mut verified = audit::verify(&state.gate.db);
+        for anchor in anchors {
+            verified = verified.and_then(|_| audit::verify_from(&state.gate.db, &anchor));
+        }
+        match verified {
+            Ok(entries) => Ok(Json(json!({ "whole": true, "entries": entries }))),
+            Err(audit::Error::Db(error)) => Err(Problem::internal(error.to_string())),
+            Err(error) => {
+                let broken_at = match error {
+                    audit::Error::Broken { number } | audit::Error::Rewritten { number } => Some(number),
+                    audit::Error::Cut { found, .. } => Some(found + 1),
+                    audit::Error::Db(_) => None,
+                };
+                Ok(Json(json!({ "whole": false, "broken_at": broken_at, "reason": error.to_string() })))
+            }
+        }
     })
     .await
+}
+
+fn parse_anchor(text: &str) -> Result<audit::Head, Problem> {
+    let parse = || {
+        let (number, hash) = text.split_once(':')?;
+        Some(audit::Head { number: number.parse().ok()?, hash: hash.to_owned() })
+    };
+    parse().ok_or_else(|| Problem::bad_request("an anchor is NUMBER:HASH, as `remint audit head` prints it"))
 }

@@ -117,7 +117,7 @@ impl Table {
     pub fn routers(self, gate: &Arc<Gate>) -> (Router, Router) {
         let (mut secure, mut plain) = (Router::new(), Router::new());
         for (info, handler) in self.rows {
-            let guard = Guard { gate: gate.clone(), access: info.access };
+            let guard = Guard { gate: gate.clone(), access: info.access, path: info.path };
             let guarded = handler.layer(middleware::from_fn_with_state(guard, admit));
             if matches!(info.access, Access::Boot(_)) {
                 plain = plain.route(info.path, guarded.clone());
@@ -137,6 +137,27 @@ impl Table {
 struct Guard {
     gate: Arc<Gate>,
     access: Access,
+    path: &'static str,
+}
+
+/// Routes whose handlers look themselves whether all machines of the request are within the caller's reach.
+const LOOK_THEMSELVES: [&str; 2] = ["/api/v1/deployments", "/api/v1/deployments/preview"];
+
+/// Somebody whose rights end at some collections acts on their machines and on nothing that belongs to the whole site.
+/// Reading is not limited.
+fn beyond(guard: &Guard, principal: &Principal, path: &str) -> Option<Problem> {
+    let Access::Person(capability) = guard.access else { return None };
+    let collections = principal.collections().filter(|_| !capability.is_reading())?;
+    let parameter = |name: &str| {
+        let at = guard.path.split('/').position(|part| part == name)?;
+        path.split('/').nth(at)
+    };
+    let within = match (parameter("{machine}"), parameter("{collection}")) {
+        (Some(machine), _) => guard.gate.reaches(machine, collections),
+        (_, Some(collection)) => collections.iter().any(|name| name == collection),
+        _ => LOOK_THEMSELVES.contains(&guard.path),
+    };
+    (!within).then(|| Problem::forbidden(format!("your rights end at {}", collections.join(", "))))
 }
 
 async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
@@ -149,7 +170,9 @@ async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> 
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
-    let refusal = refusal(guard.access, &principal).or_else(|| foreign_page(&request));
+    let refusal = refusal(guard.access, &principal)
+        .or_else(|| foreign_page(&request))
+        .or_else(|| beyond(&guard, &principal, request.uri().path()));
     if let Some(problem) = refusal {
         return to_login(wants_page(&request), problem);
     }

@@ -13,7 +13,7 @@ use remint::agent::{service, state};
 use remint::ramdisk;
 use remint::stdx::hint::chain;
 
-const USAGE: &str = "usage: remint-agent service | status | --version";
+const USAGE: &str = "usage: remint-agent service [--folder DIR] | status | --version";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -23,7 +23,8 @@ fn main() -> ExitCode {
         ("modprobe", rest) => modprobe(rest),
         (_, ["ramdisk"]) => ExitCode::from(ramdisk::run::main().exit_code()),
         _ if std::process::id() == 1 => ramdisk::init::main(),
-        (_, ["service"]) => serve(),
+        (_, ["service"]) => serve(Path::new(state::FOLDER)),
+        (_, ["service", "--folder", folder]) => serve(Path::new(folder)),
         (_, ["status"]) => status(),
         (_, ["--version"]) => {
             println!("remint-agent {}", env!("CARGO_PKG_VERSION"));
@@ -47,7 +48,7 @@ fn modprobe(arguments: &[&str]) -> ExitCode {
 }
 
 /// Ends after the task under way when systemd says so.
-fn serve() -> ExitCode {
+fn serve(folder: &Path) -> ExitCode {
     let stop = Arc::new(AtomicBool::new(false));
     let mut ending = SigSet::empty();
     ending.add(Signal::SIGTERM);
@@ -61,7 +62,7 @@ fn serve() -> ExitCode {
         let _ = ending.wait();
         told.store(true, Relaxed);
     });
-    report(service::main(Path::new(state::FOLDER), &stop, &|line| println!("{line}")))
+    report(service::main(folder, &stop, &|line| println!("{line}")))
 }
 
 fn status() -> ExitCode {

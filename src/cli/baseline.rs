@@ -10,6 +10,7 @@ use super::package::document;
 use super::{Failure, output};
 use crate::software::db::Standing;
 use crate::software::model::Baseline;
+use crate::software::setting::Setting;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -37,7 +38,9 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
             if context.json() {
                 return output::json(&stored);
             }
-            output::line(format!("{} asks for {} on {}", stored.name, stored.packages.join(", "), stored.collection));
+            let asked: Vec<String> =
+                stored.packages.iter().cloned().chain(stored.settings.iter().map(Setting::name)).collect();
+            output::line(format!("{} asks for {} on {}", stored.name, asked.join(", "), stored.collection));
             Ok(())
         }
         Command::List => list(context),
@@ -61,10 +64,11 @@ fn list(context: &Context) -> Result<(), Failure> {
     }
     let rows = baselines.iter().map(|baseline| {
         let mode = json!(baseline.mode).as_str().unwrap_or_default().to_owned();
-        vec![baseline.name.clone(), baseline.collection.clone(), mode, baseline.packages.join(" ")]
+        let settings = baseline.settings.iter().map(Setting::name).collect::<Vec<_>>().join(" ");
+        vec![baseline.name.clone(), baseline.collection.clone(), mode, baseline.packages.join(" "), settings]
     });
     let nothing = "There are no baselines yet: `remint baseline apply FILE` makes one.";
-    output::table(&["NAME", "COLLECTION", "MODE", "PACKAGES"], rows.collect(), nothing);
+    output::table(&["NAME", "COLLECTION", "MODE", "PACKAGES", "SETTINGS"], rows.collect(), nothing);
     Ok(())
 }
 

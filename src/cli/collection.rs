@@ -19,7 +19,13 @@ pub(super) enum Command {
         /// What it is for
         #[arg(long, default_value = "")]
         note: String,
-        /// Names of its machines
+        /// A query whose first column names machines, for instance: SELECT id FROM machines WHERE firmware = 'uefi'
+        #[arg(long)]
+        query: Option<String>,
+        /// With --query: a machine that is not in it whatever the query finds; may be given several times
+        #[arg(long)]
+        exclude: Vec<String>,
+        /// Its machines; with --query those that are in it whatever the query finds
         machines: Vec<String>,
     },
     /// Remove a collection; its machines stay
@@ -30,7 +36,11 @@ pub(super) enum Command {
 struct Collection {
     name: String,
     note: String,
+    query: Option<String>,
+    error: Option<String>,
     machines: Vec<Value>,
+    #[serde(flatten)]
+    rest: serde_json::Map<String, Value>,
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
@@ -39,8 +49,8 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Show { collection } => {
             show(&context.api()?.get(&format!("/api/v1/collections/{collection}"))?, context)
         }
-        Command::Create { collection, note, machines } => {
-            let body = json!({ "note": note, "machines": machines });
+        Command::Create { collection, note, query, exclude, machines } => {
+            let body = json!({ "note": note, "query": query, "exclude": exclude, "machines": machines });
             show(&context.api()?.put(&format!("/api/v1/collections/{collection}"), &body)?, context)
         }
         Command::Remove { collection } => {
@@ -64,6 +74,12 @@ fn list(context: &Context) -> Result<(), Failure> {
 fn show(collection: &Collection, context: &Context) -> Result<(), Failure> {
     if context.json() {
         return output::json(collection);
+    }
+    if let Some(query) = &collection.query {
+        output::line(query);
+    }
+    if let Some(error) = &collection.error {
+        output::line(format!("the query could not be asked: {error}"));
     }
     let rows = collection.machines.iter().map(|machine| vec![machine["name"].as_str().unwrap_or_default().to_owned()]);
     output::table(&[&collection.name.to_uppercase()], rows.collect(), &format!("{} has no machines", collection.name));

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::{Failure, output};
 use crate::fleet::machine::Machine;
+use crate::stdx::time::Timestamp;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -34,6 +35,21 @@ pub(super) enum Command {
         name: Name,
         new: String,
     },
+    /// Answer which machine it is that waits with a question
+    Resolve(Answer),
+    /// Say that a record is of the same machine as another one, which stays
+    Merge {
+        #[command(flatten)]
+        name: Name,
+        into: String,
+    },
+    /// Take two machines apart that share a record; `show` lists the sightings
+    Split {
+        #[command(flatten)]
+        name: Name,
+        #[arg(long)]
+        sighting: i64,
+    },
     /// Guard a machine against being erased, or lift the guard
     WipeGuard {
         #[command(flatten)]
@@ -49,6 +65,25 @@ pub(super) struct Name {
     machine: String,
 }
 
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Answers {
+    /// It is this machine, with another board or another disk
+    #[arg(long, value_name = "MACHINE")]
+    same_as: Option<String>,
+    /// It is none of those it may be: what they have in common is lent or copied
+    #[arg(long)]
+    new: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Answer {
+    #[command(flatten)]
+    name: Name,
+    #[command(flatten)]
+    answer: Answers,
+}
+
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::List { state } => list(state.as_deref(), context),
@@ -58,6 +93,13 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Reject(name) => act(&name, "reject", "is rejected", context),
         Command::Retire(name) => act(&name, "retire", "is retired; its certificates are revoked", context),
         Command::Rename { name, new } => edit(&name, &json!({ "name": new }), context),
+        Command::Resolve(Answer { name, answer: Answers { same_as: Some(into), .. } }) => merge(&name, &into, context),
+        Command::Resolve(Answer { name, .. }) => act(&name, "is-new", "is a machine of its own", context),
+        Command::Merge { name, into } => merge(&name, &into, context),
+        Command::Split { name, sighting } => {
+            let machine: Machine = context.api()?.post(&path(&name, "/split"), &json!({ "sighting": sighting }))?;
+            report(&machine, "is a machine of its own; both make new keys and wait for approval", context)
+        }
         Command::WipeGuard { name, guard } => edit(&name, &json!({ "protected": guard == "on" }), context),
     }
 }
@@ -99,7 +141,7 @@ fn show(name: &Name, context: &Context) -> Result<(), Failure> {
     if let Some(run) = record["run"].as_object_mut() {
         run.remove("journal");
     }
-    for part in ["hardware", "software", "compliance"] {
+    for part in ["hardware", "software", "compliance", "sightings"] {
         // A machine that has not reported yet has no such part.
         record[part] = api.get(&path(name, &format!("/{part}"))).unwrap_or(Value::Null);
     }
@@ -131,8 +173,29 @@ fn print_record(record: &Value) {
     if let Some(notice) = record["notice"].as_str() {
         output::line(format!("  notice      {notice}"));
     }
+    print_sightings(&record["sightings"]);
     print_run(&record["run"]);
     print_software(record);
+}
+
+/// Worth a line only where a machine has described itself in more than one way.
+fn print_sightings(sightings: &Value) {
+    let Some(sightings) = sightings.as_array().filter(|sightings| sightings.len() > 1) else { return };
+    let rows = sightings.iter().map(|sighting| {
+        let identity = &sighting["identity"];
+        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        let list = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(" ");
+        vec![
+            String::new(),
+            sighting["number"].to_string(),
+            text(&identity["uuid"]),
+            text(&identity["system_serial"]),
+            list(&identity["disk_serials"]),
+            text(&sighting["address"]),
+            output::time(Timestamp::from_milliseconds(sighting["last_at"].as_i64().unwrap_or_default())),
+        ]
+    });
+    output::table(&["", "SIGHTING", "UUID", "SERIAL", "DISKS", "ADDRESS", "LAST"], rows.collect(), "");
 }
 
 fn print_run(run: &Value) {
@@ -167,6 +230,15 @@ fn print_software(record: &Value) {
     if !rows.is_empty() {
         output::table(&["", "BASELINE", "VERSION", "STATE", "WHY"], rows, "");
     }
+}
+
+fn merge(name: &Name, into: &str, context: &Context) -> Result<(), Failure> {
+    let machine: Machine = context.api()?.post(&path(name, "/merge"), &json!({ "into": into }))?;
+    let waits = match machine.pairing_code {
+        Some(_) => format!("; its new key waits: `remint machine approve {}`", machine.name),
+        None => String::new(),
+    };
+    report(&machine, &format!("is the same machine{waits}"), context)
 }
 
 fn act(name: &Name, verb: &str, done: &str, context: &Context) -> Result<(), Failure> {

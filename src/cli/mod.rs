@@ -15,12 +15,14 @@ mod generate;
 pub mod output;
 
 mod apply;
+mod audit;
 mod backup;
 mod baseline;
 mod boot;
 mod boots;
 mod collection;
 mod deploy;
+mod enrolment;
 mod image;
 mod init;
 mod inventory;
@@ -71,6 +73,9 @@ enum Command {
     /// Machines: who is there, who wants in
     #[command(subcommand)]
     Machine(machine::Command),
+    /// How machines get in: codes, expected machines
+    #[command(subcommand)]
+    Enrolment(enrolment::Command),
     /// Named groups of machines
     #[command(subcommand)]
     Collection(collection::Command),
@@ -98,6 +103,9 @@ enum Command {
     /// API tokens for programs
     #[command(subcommand)]
     Token(token::Command),
+    /// What was done and by whom, in a log that cannot be changed unseen
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Images: import, publish, apply, compare
     #[command(subcommand)]
     Image(image::Command),
@@ -140,6 +148,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Restore(arguments) => backup::restore(&arguments, context),
         Command::Boot(command) => boot::run(command, context),
         Command::Machine(command) => machine::run(command, context),
+        Command::Enrolment(command) => enrolment::run(command, context),
         Command::Collection(command) => collection::run(command, context),
         Command::Sequence(command) => sequence::run(command, context),
         Command::Variable(command) => variable::run(command, context),
@@ -149,6 +158,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Inventory(command) => inventory::run(command, context),
         Command::User(command) => user::run(command, context),
         Command::Token(command) => token::run(command, context),
+        Command::Audit(command) => audit::run(command, context),
         Command::Image(command) => image::run(command, context),
         Command::Store(command) => store::run(command, context),
         Command::Lab(command) => lab::run(command, context),

@@ -127,7 +127,7 @@ mod tests {
         let yaml = folder.path().join("hello.yaml");
         fs::write(&yaml, YAML).unwrap();
         let package: Package = document(&yaml).map_err(|failure| failure.message).unwrap();
-        assert_eq!(package.install, Install::Archive { run: vec!["./install.sh".into()] });
+        assert_eq!(package.install, Install::Archive { run: vec!["./install.sh".into()], upgrade: None });
         assert_eq!(package.detect.len(), 3);
         assert!(matches!(&package.detect[2], Detection::Command { exit: 0, .. }));
         assert!(faults(&package).is_empty());

@@ -19,6 +19,12 @@ pub(super) enum Command {
         /// Days until it ends; without it, never
         #[arg(long)]
         days: Option<u32>,
+        /// Acting ends at the machines of this collection; may be given several times
+        #[arg(long = "collection")]
+        collections: Vec<String>,
+        /// Only this of the role's capabilities, for instance deploy; may be given several times
+        #[arg(long = "only")]
+        capabilities: Vec<String>,
     },
     /// Remove an API token
     Remove { name: String },
@@ -27,9 +33,11 @@ pub(super) enum Command {
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::List => list(context),
-        Command::Create { name, role, days } => {
-            let answer: Value =
-                context.api()?.post("/api/v1/tokens", &json!({ "name": name, "role": role, "days": days }))?;
+        Command::Create { name, role, days, collections, capabilities } => {
+            let given = |list: Vec<String>| (!list.is_empty()).then_some(list);
+            let limits = json!({ "collections": given(collections), "capabilities": given(capabilities) });
+            let body = json!({ "name": name, "role": role, "days": days, "limits": limits });
+            let answer: Value = context.api()?.post("/api/v1/tokens", &body)?;
             if context.json() {
                 return output::json(&answer);
             }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::{Failure, output};
+use crate::access::Limits;
 
 const ROLES: [&str; 5] = ["read-only", "auditor", "technician", "deployer", "administrator"];
 
@@ -19,6 +20,15 @@ pub(super) enum Command {
         /// Hours until it ends
         #[arg(long, default_value_t = 24)]
         hours: u32,
+    },
+    /// Give a person another role, for all machines or for those of some collections
+    Role {
+        name: String,
+        #[arg(value_parser = ROLES)]
+        role: String,
+        /// Acting ends at the machines of this collection; may be given several times
+        #[arg(long = "collection")]
+        collections: Vec<String>,
     },
     /// Remove a person
     Remove { name: String },
@@ -49,6 +59,14 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
             output::line(format!(
                 "Open https://ADDRESS/welcome#{secret} within {hours} hours to make the account ({role})."
             ));
+            Ok(())
+        }
+        Command::Role { name, role, collections } => {
+            let collections = (!collections.is_empty()).then_some(collections);
+            let limits = Limits { collections, ..Limits::default() };
+            let body = json!({ "role": role, "limits": limits });
+            context.api()?.put::<Value>(&format!("/api/v1/people/{name}"), &body)?;
+            output::line(format!("{name} is {role} now"));
             Ok(())
         }
         Command::Remove { name } => {

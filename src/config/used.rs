@@ -35,7 +35,7 @@ pub struct Used {
     pub boot: Boot,
     pub policy: Policy,
     pub rules: Vec<Rule>,
-    pub certificate_days: i64,
+    pub certificate_seconds: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -125,8 +125,8 @@ pub fn resolve(written: Written, interfaces: &[Interface]) -> Result<Used, Error
         dhcp: Dhcp { mode: written.dhcp.mode, scopes },
         boot: written.boot,
         policy: Policy { continue_runs: written.enrolment.continue_runs },
+        certificate_seconds: written.enrolment.certificate_seconds(),
         rules: written.enrolment.rule,
-        certificate_days: written.enrolment.certificate_days,
     })
 }
 

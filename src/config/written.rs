@@ -156,14 +156,26 @@ pub struct MachineProgram {
 pub struct Enrolment {
     /// A machine in the middle of a run that comes with a new key goes on without being approved again.
     pub continue_runs: bool,
-    /// Days that a machine's certificate is valid; the agent renews it when a third is left.
-    pub certificate_days: i64,
+    /// Days that a machine's certificate is valid; the agent renews it when a third is left, and each day.
+    pub certificate_days: u32,
+    /// The same in minutes, instead of days: a stolen certificate opens little for long.
+    pub certificate_minutes: Option<u32>,
     /// Rules that approve machines without a person; the first that fits decides.
     pub rule: Vec<Rule>,
 }
 
+impl Enrolment {
+    /// At least a minute, because a clock may be some seconds off; at most ten years.
+    pub fn certificate_seconds(&self) -> u32 {
+        const DAY: u32 = 86_400;
+        let seconds =
+            self.certificate_minutes.map_or(self.certificate_days.saturating_mul(DAY), |m| m.saturating_mul(60));
+        seconds.clamp(60, 3650 * DAY)
+    }
+}
+
 impl Default for Enrolment {
     fn default() -> Enrolment {
-        Enrolment { continue_runs: true, certificate_days: 90, rule: Vec::new() }
+        Enrolment { continue_runs: true, certificate_days: 90, certificate_minutes: None, rule: Vec::new() }
     }
 }

@@ -8,8 +8,9 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::collection::Collection;
-use super::db::{Admission, Error, Fleet};
+use super::collection::{Collection, Definition};
+use super::db::{Error, Fleet};
+use super::enrolment::db::Admission;
 use super::link::{CheckIn, CheckInReply, RenewCertificate, RenewedCertificate};
 use super::machine::{Machine, MachineId};
 use crate::access::authority::Authority;
@@ -36,7 +37,7 @@ pub struct FleetState {
     pub fleet: Arc<Fleet>,
     pub authority: Arc<Authority>,
     pub site_key: PublicKey,
-    pub machine_certificate_days: i64,
+    pub machine_certificate_seconds: u32,
     pub hooks: Arc<Hooks>,
 }
 
@@ -68,15 +69,20 @@ pub fn routes(state: FleetState) -> Table {
         .get("/api/v1/collections/{collection}", read, "Show a collection", collection)
         .put("/api/v1/collections/{collection}", collect, "Make a collection or set its machines", put_collection)
         .delete("/api/v1/collections/{collection}", collect, "Remove a collection", remove_collection)
-        .with_state(state)
+        .with_state(state.clone())
+        .merge(super::question::api::routes(state.clone()))
+        .merge(super::enrolment::api::routes(state))
 }
 
 /// The status that fits an error of this subject.
 pub fn problem(error: &Error) -> Problem {
     let status = match error {
         Error::NoMachine(_) | Error::NoCollection(_) | Error::NoRoom(_) => StatusCode::NOT_FOUND,
-        Error::BadName(_) => StatusCode::BAD_REQUEST,
-        Error::Exists { .. } | Error::Clash(_) => StatusCode::CONFLICT,
+        Error::NoSighting { .. } => StatusCode::NOT_FOUND,
+        Error::BadName(_) | Error::Itself | Error::Terms(_) => StatusCode::BAD_REQUEST,
+        Error::Exists { .. } | Error::Question { .. } | Error::NoQuestion(_) => StatusCode::CONFLICT,
+        Error::Stopped(_) => StatusCode::UNAUTHORIZED,
+        Error::OutOfReach { .. } => StatusCode::FORBIDDEN,
         Error::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Error::Db(_) | Error::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
@@ -92,13 +98,13 @@ async fn check_in(
         let public_key = Authority::request_key(&message.request_pem)
             .map_err(|error| Problem::bad_request(format!("the certificate request: {error}")))?;
         let address = caller.address.map(|address| address.ip());
-        let admission = state.fleet.check_in(&message, &public_key, address);
-        let admission = match admission {
-            Err(error @ Error::Clash(_)) => Admission::Rejected { reason: error.to_string() },
-            other => other.map_err(|error| problem(&error))?,
-        };
+        let admission = state.fleet.check_in(&message, &public_key, address).map_err(|error| problem(&error))?;
         Ok(Json(match admission {
             Admission::Rejected { reason } => CheckInReply::Rejected { reason },
+            Admission::KeyStopped { .. } => {
+                let reason = "this key was used from two machines".to_owned();
+                CheckInReply::KeyStopped { reason }
+            }
             Admission::Waiting { machine, pairing_code } => {
                 (state.hooks.hardware)(&machine.id, &message.hardware);
                 CheckInReply::Waiting {
@@ -115,16 +121,23 @@ async fn check_in(
                 }
                 let certificate_pem = issue(&state, &message.request_pem, &machine.id)?;
                 let site_public_key = state.site_key.to_string();
-                CheckInReply::Approved { machine: machine.id, name: machine.name, certificate_pem, site_public_key }
+                let renew_in_seconds = renew_in_seconds(&state);
+                let (machine, name) = (machine.id, machine.name);
+                CheckInReply::Approved { machine, name, certificate_pem, site_public_key, renew_in_seconds }
             }
         }))
     })
     .await
 }
 
+/// A machine that is on has a third of the certificate's life to renew it in.
+fn renew_in_seconds(state: &FleetState) -> u32 {
+    state.machine_certificate_seconds / 3 * 2
+}
+
 fn issue(state: &FleetState, request_pem: &str, machine: &MachineId) -> Result<String, Problem> {
     let now = state.fleet.clock.now();
-    let issued = state.authority.issue_machine(request_pem, machine.as_str(), state.machine_certificate_days, now);
+    let issued = state.authority.issue_machine(request_pem, machine.as_str(), state.machine_certificate_seconds, now);
     let issued = issued.map_err(|error| Problem::bad_request(error.to_string()))?;
     let recorded = state.fleet.db.write(|tx| access_db::record_certificate(tx, machine.as_str(), &issued, now));
     recorded.map_err(|error| Problem::internal(format!("the certificate could not be recorded: {error}")))?;
@@ -137,8 +150,11 @@ async fn renew(
     Json(message): Json<RenewCertificate>,
 ) -> Result<Json<RenewedCertificate>, Problem> {
     let machine = MachineId::from(caller.machine()?);
-    blocking(move || Ok(Json(RenewedCertificate { certificate_pem: issue(&state, &message.request_pem, &machine)? })))
-        .await
+    blocking(move || {
+        let certificate_pem = issue(&state, &message.request_pem, &machine)?;
+        Ok(Json(RenewedCertificate { certificate_pem, renew_in_seconds: renew_in_seconds(&state) }))
+    })
+    .await
 }
 
 #[derive(Deserialize)]
@@ -209,7 +225,7 @@ async fn retire(
     on_machine(state, move |fleet| fleet.retire(&name, &caller.principal)).await
 }
 
-async fn on_machine<T: Send + 'static>(
+pub(super) async fn on_machine<T: Send + 'static>(
     state: FleetState,
     work: impl FnOnce(&Fleet) -> Result<T, Error> + Send + 'static,
 ) -> Result<Json<T>, Problem> {
@@ -224,21 +240,13 @@ async fn collection(State(state): State<FleetState>, Path(name): Path<String>) -
     on_machine(state, move |fleet| fleet.collection(&name)).await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PutCollection {
-    #[serde(default)]
-    note: String,
-    machines: Vec<String>,
-}
-
 async fn put_collection(
     State(state): State<FleetState>,
     caller: Caller,
     Path(name): Path<String>,
-    Json(put): Json<PutCollection>,
+    Json(definition): Json<Definition>,
 ) -> Result<Json<Collection>, Problem> {
-    on_machine(state, move |fleet| fleet.put_collection(&name, &put.note, &put.machines, &caller.principal)).await
+    on_machine(state, move |fleet| fleet.put_collection(&name, &definition, &caller.principal)).await
 }
 
 async fn remove_collection(

@@ -1,25 +1,24 @@
 //! The machines' records and what is done to them.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::collection::Ask;
 use super::directory::Directory;
-use super::enrolment::{Known, Policy, Verdict, decide};
-use super::identity::{self, Identity};
-use super::link::{CheckIn, Stage};
+use super::enrolment::Policy;
+use super::identity::{Piece, db as evidence};
+use super::link::Stage;
 use super::machine::{Machine, MachineId, MachineState, NextBoot};
-use super::pairing;
 use super::rule::Rule;
-use crate::access::{Principal, audit, db as access_db, secret};
+use crate::access::{Principal, audit, db as access_db};
 use crate::api::Live;
 use crate::db::{Db, Migration};
-use crate::stdx::hex;
 use crate::stdx::hint::Hint;
-use crate::stdx::id::fresh;
 use crate::stdx::time::{Clock, Timestamp};
 
 pub const MIGRATIONS: &[Migration] = &[
@@ -37,12 +36,41 @@ pub const MIGRATIONS: &[Migration] = &[
             machine TEXT NOT NULL REFERENCES machine(id) ON DELETE CASCADE, PRIMARY KEY (collection, machine));",
     },
     Migration { name: "fleet-2", sql: "ALTER TABLE machine ADD COLUMN notice TEXT" },
+    Migration {
+        name: "fleet-3",
+        sql: "
+        ALTER TABLE machine ADD COLUMN question TEXT;
+        CREATE INDEX machine_approved_key ON machine(approved_key);
+        CREATE INDEX machine_waiting_key ON machine(waiting_key);
+        CREATE TABLE machine_evidence (
+            kind TEXT NOT NULL, value TEXT NOT NULL, machine TEXT NOT NULL REFERENCES machine(id) ON DELETE CASCADE,
+            PRIMARY KEY (kind, value, machine)) WITHOUT ROWID;
+        CREATE INDEX machine_evidence_machine ON machine_evidence(machine);
+        INSERT INTO machine_evidence SELECT 'uuid', lower(identity ->> '$.uuid'), id FROM machine
+            WHERE identity ->> '$.uuid' IS NOT NULL;
+        INSERT INTO machine_evidence SELECT 'system-serial', lower(identity ->> '$.system_serial'), id FROM machine
+            WHERE identity ->> '$.system_serial' IS NOT NULL;
+        INSERT INTO machine_evidence SELECT 'board-serial', lower(identity ->> '$.board_serial'), id FROM machine
+            WHERE identity ->> '$.board_serial' IS NOT NULL;
+        INSERT INTO machine_evidence SELECT DISTINCT 'disk', lower(d.value), machine.id
+            FROM machine, json_each(identity, '$.disk_serials') d;
+        INSERT INTO machine_evidence SELECT DISTINCT 'mac', d.value, machine.id FROM machine, json_each(identity, '$.macs') d;
+        CREATE TABLE shared_evidence (
+            kind TEXT NOT NULL, value TEXT NOT NULL, how TEXT NOT NULL, learnt_at INTEGER NOT NULL,
+            PRIMARY KEY (kind, value));
+        CREATE TABLE sighting (
+            number INTEGER PRIMARY KEY, machine TEXT NOT NULL REFERENCES machine(id) ON DELETE CASCADE,
+            digest TEXT NOT NULL, identity TEXT NOT NULL, address TEXT, first_at INTEGER NOT NULL,
+            last_at INTEGER NOT NULL, UNIQUE (machine, digest));
+        CREATE TABLE stopped_key (key TEXT PRIMARY KEY, machine TEXT NOT NULL, stopped_at INTEGER NOT NULL);
+        CREATE TABLE enrolment_code (
+            hash TEXT PRIMARY KEY, terms TEXT NOT NULL, uses_left INTEGER NOT NULL, expires_at INTEGER NOT NULL);
+        CREATE TABLE expected_machine (
+            id INTEGER PRIMARY KEY, serial TEXT UNIQUE, tpm_key TEXT UNIQUE, document TEXT NOT NULL,
+            added_at INTEGER NOT NULL);",
+    },
+    super::collection::db::QUERIES,
 ];
-
-/// Machines that nobody has approved, at most: a flood of invented check-ins must not fill the disk.
-const WAITING_MAX: i64 = 2000;
-/// A machine that waits and was not seen for so long is forgotten.
-const WAITING_SECONDS_MAX: i64 = 86_400;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -60,8 +88,20 @@ pub enum Error {
     BadName(String),
     #[error("{waiting} machines wait for approval already")]
     TooManyWaiting { waiting: i64 },
-    #[error("the hardware fits several records: {}", .0.join(", "))]
-    Clash(Vec<String>),
+    #[error("`{machine}` may be {}: a person must say so first", .candidates.join(" or "))]
+    Question { machine: String, candidates: Vec<String> },
+    #[error("`{0}` has no open question")]
+    NoQuestion(String),
+    #[error("`{machine}` has no sighting {number}")]
+    NoSighting { machine: String, number: i64 },
+    #[error("the certificate of `{0}` was stopped: it was used from two machines")]
+    Stopped(String),
+    #[error("a machine cannot be merged with itself")]
+    Itself,
+    #[error("{0}")]
+    Terms(String),
+    #[error("{machine} is out of reach: your rights end at {collections}")]
+    OutOfReach { machine: String, collections: String },
     #[error("read the record of machine `{0}`")]
     Record(String),
 }
@@ -81,11 +121,18 @@ impl Hint for Error {
             Error::TooManyWaiting { .. } => {
                 Some("approve or reject some: `remint machine list --state waiting`".into())
             }
-            Error::Clash(_) => Some("retire the record that is not this machine: `remint machine retire NAME`".into()),
+            Error::Question { machine, candidates } => Some(format!(
+                "`remint machine resolve {machine} --same-as {}`, or `remint machine resolve {machine} --new`",
+                candidates.first().map_or("NAME", String::as_str)
+            )),
+            Error::NoSighting { machine, .. } => Some(format!("`remint machine show {machine}` lists them")),
             _ => None,
         }
     }
 }
+
+/// That a machine spoke is written down this often at most; ten thousand of them ask for a run every minute.
+const SEEN_AGAIN_MILLISECONDS: u64 = 30_000;
 
 /// All that is done to machines goes through here, so that the directory and the listeners learn of it.
 pub struct Fleet {
@@ -95,20 +142,10 @@ pub struct Fleet {
     pub live: Live,
     pub rules: Vec<Rule>,
     pub policy: Policy,
-}
-
-/// What becomes of a check-in.
-#[derive(Clone, Debug)]
-pub enum Admission {
-    Admitted { machine: Machine, newly: Option<Newcomer> },
-    Waiting { machine: Machine, pairing_code: String },
-    Rejected { reason: String },
-}
-
-/// What the rule that let a machine in wants done with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Newcomer {
-    pub deploy: Option<String>,
+    pub(super) ask: OnceLock<Box<Ask>>,
+    pub(super) inventory_changed: AtomicBool,
+    /// Machines that spoke and had nothing new to say; written down together.
+    seen_lately: Mutex<HashMap<MachineId, Timestamp>>,
 }
 
 impl Fleet {
@@ -120,7 +157,20 @@ impl Fleet {
         rules: Vec<Rule>,
         policy: Policy,
     ) -> Result<Fleet, Error> {
-        let fleet = Fleet { db, clock, directory: Arc::default(), live, rules, policy };
+        let fleet = Fleet {
+            db,
+            clock,
+            directory: Arc::default(),
+            live,
+            rules,
+            policy,
+            ask: OnceLock::new(),
+            inventory_changed: AtomicBool::new(true),
+            seen_lately: Mutex::default(),
+        };
+        for piece in fleet.db.read(evidence::shared)? {
+            fleet.directory.forget_shared(&piece);
+        }
         for machine in fleet.machines()? {
             fleet.directory.update(&machine);
         }
@@ -140,79 +190,34 @@ impl Fleet {
         self.db.read(|c| find(c, name))
     }
 
-    /// Takes a check-in: recognises the machine, keeps what it says, decides whether it is let in.
-    /// `public_key` is that of the request, whose proof of possession was checked.
-    pub fn check_in(&self, check_in: &CheckIn, public_key: &[u8], address: Option<IpAddr>) -> Result<Admission, Error> {
-        let now = self.clock.now();
-        let evidence = check_in.identity.clone().bounded();
-        let rule = self.rules.iter().find(|rule| rule.matches(&evidence, address));
-        let key = hex::emit(&Sha256::digest(public_key));
-        let admission = self.db.write(|tx| {
-            let known = recognise(tx, &evidence)?;
-            let stored_key: Option<String> = match &known {
-                Some(machine) => {
-                    tx.query_row("SELECT approved_key FROM machine WHERE id = ?1", [machine.id.as_str()], |row| {
-                        row.get(0)
-                    })?
-                }
-                None => None,
-            };
-            let is_new = known.is_none();
-            let verdict = decide(
-                known.as_ref().map(|machine| Known { state: machine.state, approved_key: stored_key.as_deref() }),
-                &key,
-                rule.map(|rule| rule.name.as_str()),
-                &self.policy,
-            );
-            if let Verdict::Reject { reason } = verdict {
-                return Ok(Admission::Rejected { reason: reason.to_owned() });
-            }
-            let id = match known {
-                Some(machine) => machine.id,
-                None => create(tx, &evidence, rule, now)?,
-            };
-            note_seen(tx, &id, &evidence, check_in.stage, address, now)?;
-            match verdict {
-                Verdict::Admit { by } => admit(tx, &id, &key, by.as_deref(), now)?,
-                _ => wait(tx, &id, &key, &pairing::code(public_key))?,
-            }
-            let machine = find(tx, id.as_str())?;
-            Ok::<_, Error>(match verdict_code(&machine) {
-                Some(pairing_code) => Admission::Waiting { machine, pairing_code },
-                None => {
-                    let newly = is_new.then(|| Newcomer { deploy: rule.and_then(|rule| rule.deploy.clone()) });
-                    Admission::Admitted { machine, newly }
-                }
-            })
-        })?;
-        if let Admission::Admitted { machine, .. } | Admission::Waiting { machine, .. } = &admission {
-            self.announce(machine);
-        }
-        Ok(admission)
-    }
-
     /// Lets the key that waits in: a person has compared the codes.
     pub fn approve(&self, name: &str, by: &Principal) -> Result<Machine, Error> {
         let now = self.clock.now();
-        self.change(name, |tx, machine| {
+        let mut lent = Vec::new();
+        let machine = self.change(name, |tx, machine| {
+            if machine.question.is_some() {
+                return Err(question_error(tx, machine));
+            }
             let state = match machine.state {
                 MachineState::Deploying | MachineState::Managed => machine.state,
                 _ => MachineState::Approved,
             };
             tx.execute(
                 "UPDATE machine SET state = ?2, approved_key = COALESCE(waiting_key, approved_key), waiting_key = NULL,
-                    pairing_code = NULL, approved_by = ?3 WHERE id = ?1",
+                    pairing_code = NULL, notice = NULL, approved_by = ?3 WHERE id = ?1",
                 (machine.id.as_str(), state.name(), by.label()),
             )?;
-            Ok(audit::append(
-                tx,
-                now,
-                &by.label(),
-                "machine-approve",
-                &machine.name,
-                machine.pairing_code.as_deref().unwrap_or(""),
-            )?)
-        })
+            lent = evidence::learn_lent_adapters(tx, &machine.id, now)?;
+            let code = machine.pairing_code.as_deref().unwrap_or("");
+            Ok(audit::append(tx, now, &by.label(), "machine-approve", &machine.name, code)?)
+        })?;
+        self.forget_shared(&lent);
+        Ok(machine)
+    }
+
+    /// The packet path goes by what these pieces say no longer.
+    pub(super) fn forget_shared(&self, pieces: &[Piece]) {
+        pieces.iter().for_each(|piece| self.directory.forget_shared(piece));
     }
 
     pub fn reject(&self, name: &str, by: &Principal) -> Result<Machine, Error> {
@@ -229,8 +234,8 @@ impl Fleet {
         self.change(name, |tx, machine| {
             access_db::revoke_certificates(tx, machine.id.as_str(), now)?;
             tx.execute(
-                "UPDATE machine SET state = ?2, next_boot = ?3, approved_key = NULL, waiting_key = NULL, pairing_code = NULL
-                 WHERE id = ?1",
+                "UPDATE machine SET state = ?2, next_boot = ?3, approved_key = NULL, waiting_key = NULL, pairing_code = NULL,
+                    question = NULL WHERE id = ?1",
                 (machine.id.as_str(), state.name(), NextBoot::LocalDisk.name()),
             )?;
             Ok(audit::append(tx, now, &by.label(), what, &machine.name, "")?)
@@ -293,10 +298,34 @@ impl Fleet {
     /// Notes that the machine with this certificate spoke.
     pub fn seen(&self, id: &MachineId, stage: Stage, address: Option<IpAddr>) -> Result<Machine, Error> {
         let now = self.clock.now();
+        let known = self.machine(id.as_str())?;
+        let text = address.map(|address| address.to_canonical().to_string());
+        let is_news = known.stage != stage.name() || (text.is_some() && text != known.address);
+        if !is_news {
+            if now.since(known.seen_at) >= SEEN_AGAIN_MILLISECONDS {
+                self.seen_lately.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), now);
+            }
+            return Ok(known);
+        }
         self.change(id.as_str(), |tx, machine| note_place(tx, &machine.id, stage, address, now))
     }
 
-    fn change(
+    /// Writes down in one transaction when machines were seen that had nothing new to say. A power cut loses some seconds of it.
+    pub fn note_seen_lately(&self) -> Result<(), Error> {
+        let seen = std::mem::take(&mut *self.seen_lately.lock().unwrap_or_else(PoisonError::into_inner));
+        if seen.is_empty() {
+            return Ok(());
+        }
+        self.db.write(|tx| {
+            let mut note = tx.prepare_cached("UPDATE machine SET seen_at = max(seen_at, ?2) WHERE id = ?1")?;
+            for (id, at) in seen {
+                note.execute((id.as_str(), at.milliseconds()))?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn change(
         &self,
         name: &str,
         work: impl FnOnce(&Transaction<'_>, &Machine) -> Result<(), Error>,
@@ -310,13 +339,14 @@ impl Fleet {
         Ok(machine)
     }
 
-    fn announce(&self, machine: &Machine) {
+    pub(super) fn announce(&self, machine: &Machine) {
         self.directory.update(machine);
+        self.inventory_changed();
         self.live.publish("machine", machine.id.as_str(), json!({ "name": machine.name, "state": machine.state }));
     }
 }
 
-const COLUMNS: &str = "id, name, state, next_boot, identity, protected, pairing_code, approved_by, address, stage, created_at, seen_at, notice";
+const COLUMNS: &str = "id, name, state, next_boot, identity, protected, pairing_code, approved_by, address, stage, created_at, seen_at, notice, question";
 
 fn read_machine(row: &Row<'_>) -> Result<Machine, rusqlite::Error> {
     let text = |at| row.get::<_, String>(at);
@@ -334,133 +364,40 @@ fn read_machine(row: &Row<'_>) -> Result<Machine, rusqlite::Error> {
         created_at: Timestamp::from_milliseconds(row.get(10)?),
         seen_at: Timestamp::from_milliseconds(row.get(11)?),
         notice: row.get(12)?,
+        question: row.get::<_, Option<String>>(13)?.and_then(|text| serde_json::from_str(&text).ok()),
     })
 }
 
-fn find(c: &Connection, name: &str) -> Result<Machine, Error> {
+pub(super) fn find(c: &Connection, name: &str) -> Result<Machine, Error> {
     let mut statement = c.prepare_cached(&format!("SELECT {COLUMNS} FROM machine WHERE id = ?1 OR name = ?1"))?;
     let found = statement.query_row([name], read_machine).optional()?;
     found.ok_or_else(|| Error::NoMachine(name.to_owned()))
 }
 
-fn recognise(tx: &Transaction<'_>, evidence: &Identity) -> Result<Option<Machine>, Error> {
-    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM machine"))?;
-    let machines: Vec<Machine> = statement.query_map([], read_machine)?.collect::<Result<_, _>>()?;
-    let name = |id: &MachineId| {
-        machines.iter().find(|machine| machine.id == *id).map_or_else(|| id.to_string(), |m| m.name.clone())
-    };
-    match identity::resolve(evidence, machines.iter().map(|machine| (&machine.id, &machine.identity))) {
-        identity::Verdict::New => Ok(None),
-        identity::Verdict::Clash(ids) => Err(Error::Clash(ids.iter().map(name).collect())),
-        identity::Verdict::Same(id) => Ok(machines.into_iter().find(|machine| machine.id == id)),
-    }
-}
-
-fn create(tx: &Transaction<'_>, evidence: &Identity, rule: Option<&Rule>, now: Timestamp) -> Result<MachineId, Error> {
-    tx.execute(
-        "DELETE FROM machine WHERE state = 'waiting' AND seen_at < ?1",
-        [now.plus_seconds(-WAITING_SECONDS_MAX).milliseconds()],
-    )?;
-    let waiting: i64 = tx.query_row("SELECT count(*) FROM machine WHERE state = 'waiting'", [], |row| row.get(0))?;
-    if rule.is_none() && waiting >= WAITING_MAX {
-        return Err(Error::TooManyWaiting { waiting });
-    }
-    let id = MachineId(fresh("machine", now, secret::random()));
-    tx.execute(
-        "INSERT INTO machine (id, name, state, next_boot, identity, stage, created_at, seen_at)
-         VALUES (?1, ?2, 'waiting', 'boot-environment', ?3, 'boot-environment', ?4, ?4)",
-        (id.as_str(), free_name(tx, &id, evidence, rule)?, json!(evidence).to_string(), now.milliseconds()),
-    )?;
-    for collection in rule.iter().flat_map(|rule| &rule.collections) {
-        tx.execute(
-            "INSERT INTO collection (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
-            (collection, now.milliseconds()),
-        )?;
-        tx.execute("INSERT INTO collection_machine (collection, machine) VALUES (?1, ?2)", (collection, id.as_str()))?;
-    }
-    Ok(id)
-}
-
-/// The rule's template filled in, or `machine-` and the end of the identifier; with a number when it is taken.
-fn free_name(tx: &Transaction<'_>, id: &MachineId, evidence: &Identity, rule: Option<&Rule>) -> Result<String, Error> {
-    let context = json!({
-        "serial": evidence.usable_serial(), "model": evidence.model, "mac": evidence.macs.first(),
-    });
-    let filled = rule.and_then(|rule| rule.machine_name.as_deref()).and_then(|template| {
-        let mut environment = minijinja::Environment::new();
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-        environment.render_str(template, minijinja::value::Serde(&context)).ok()
-    });
-    let plain = id.as_str();
-    let name = filled.map(|name| host_name(&name)).filter(|name| is_host_name(name));
-    let name = name.unwrap_or_else(|| format!("machine-{}", &plain[plain.len() - 6..]));
-    let taken = |name: &str| tx.query_row("SELECT 1 FROM machine WHERE name = ?1", [name], |_| Ok(())).optional();
-    for number in 1.. {
-        let candidate = if number == 1 { name.clone() } else { format!("{name}-{number}") };
-        if taken(&candidate)?.is_none() {
-            return Ok(candidate);
-        }
-    }
-    unreachable!("some number is free")
-}
-
 /// RFC 1123 2.1: letters, digits and hyphens, neither first nor last a hyphen, at most 63.
-fn is_host_name(name: &str) -> bool {
+pub(super) fn is_host_name(name: &str) -> bool {
     let inner = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     inner && !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && !name.ends_with('-')
 }
 
-fn host_name(text: &str) -> String {
-    let replaced: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    let shortened: String = replaced.trim_matches('-').chars().take(60).collect();
-    shortened.trim_end_matches('-').to_owned()
+/// The error of a deed that must wait for the answer to the machine's question.
+fn question_error(c: &Connection, machine: &Machine) -> Error {
+    let candidates = machine.question.iter().flat_map(|question| &question.candidates);
+    let name = |id: &MachineId| find(c, id.as_str()).map_or_else(|_| id.to_string(), |machine| machine.name);
+    Error::Question { machine: machine.name.clone(), candidates: candidates.map(name).collect() }
 }
 
-fn note_seen(
-    tx: &Transaction<'_>,
-    id: &MachineId,
-    evidence: &Identity,
-    stage: Stage,
-    address: Option<IpAddr>,
-    now: Timestamp,
-) -> Result<(), Error> {
-    tx.execute("UPDATE machine SET identity = ?2 WHERE id = ?1", (id.as_str(), json!(evidence).to_string()))?;
-    note_place(tx, id, stage, address, now)
-}
-
-fn note_place(
+pub(super) fn note_place(
     tx: &Transaction<'_>,
     id: &MachineId,
     stage: Stage,
     address: Option<IpAddr>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let stage = json!(stage);
     let address = address.map(|address| address.to_canonical().to_string());
     tx.execute(
         "UPDATE machine SET stage = ?2, address = COALESCE(?3, address), seen_at = ?4 WHERE id = ?1",
-        (id.as_str(), stage.as_str().unwrap_or_default(), address, now.milliseconds()),
+        (id.as_str(), stage.name(), address, now.milliseconds()),
     )?;
     Ok(())
-}
-
-fn admit(tx: &Transaction<'_>, id: &MachineId, key: &str, by: Option<&str>, now: Timestamp) -> Result<(), Error> {
-    let Some(by) = by else { return Ok(()) };
-    tx.execute(
-        "UPDATE machine SET approved_key = ?2, approved_by = ?3, waiting_key = NULL, pairing_code = NULL,
-            state = CASE WHEN state = 'waiting' THEN 'approved' ELSE state END WHERE id = ?1",
-        (id.as_str(), key, by),
-    )?;
-    Ok(audit::append(tx, now, by, "machine-approve", id.as_str(), "")?)
-}
-
-fn wait(tx: &Transaction<'_>, id: &MachineId, key: &str, code: &str) -> Result<(), Error> {
-    tx.execute("UPDATE machine SET waiting_key = ?2, pairing_code = ?3 WHERE id = ?1", (id.as_str(), key, code))?;
-    Ok(())
-}
-
-/// The code that is shown while the machine waits; none once it is let in.
-fn verdict_code(machine: &Machine) -> Option<String> {
-    machine.pairing_code.clone()
 }

@@ -1,8 +1,9 @@
 //! What the packet path asks: which machine is this address, and what does it boot? In memory, no SQL for a packet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
+use super::identity::{Kind, Piece};
 use super::machine::{Machine, MachineId, NextBoot};
 use crate::stdx::mac::MacAddr;
 
@@ -22,8 +23,17 @@ pub struct Directory(RwLock<Maps>);
 struct Maps {
     by_uuid: HashMap<String, MachineId>,
     by_mac: HashMap<MacAddr, MachineId>,
-    next_boot: HashMap<MachineId, NextBoot>,
-    model: HashMap<MachineId, String>,
+    known: HashMap<MachineId, Entry>,
+    /// Addresses and UUIDs that several machines have shown: they name none of them.
+    shared: HashSet<String>,
+}
+
+/// What is in the maps for one machine.
+struct Entry {
+    uuid: Option<String>,
+    macs: Vec<MacAddr>,
+    model: Option<String>,
+    next_boot: NextBoot,
 }
 
 impl Maps {
@@ -32,35 +42,65 @@ impl Maps {
         let by_uuid = uuid.and_then(|uuid| self.by_uuid.get(&uuid.to_ascii_lowercase()));
         by_uuid.or_else(|| mac.and_then(|mac| self.by_mac.get(&mac)))
     }
+
+    /// What another machine has taken over since stays that machine's.
+    fn forget(&mut self, machine: &MachineId) {
+        let Some(entry) = self.known.remove(machine) else { return };
+        if let Some(uuid) = entry.uuid.filter(|uuid| self.by_uuid.get(uuid) == Some(machine)) {
+            self.by_uuid.remove(&uuid);
+        }
+        for mac in entry.macs {
+            if self.by_mac.get(&mac) == Some(machine) {
+                self.by_mac.remove(&mac);
+            }
+        }
+    }
 }
 
 impl Directory {
     /// Takes in a machine's record, new or changed.
     pub fn update(&self, machine: &Machine) {
         let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        maps.by_uuid.retain(|_, id| *id != machine.id);
-        maps.by_mac.retain(|_, id| *id != machine.id);
-        if let Some(uuid) = machine.identity.usable_uuid() {
-            maps.by_uuid.insert(uuid, machine.id.clone());
+        let maps = &mut *maps;
+        maps.forget(&machine.id);
+        let uuid = machine.identity.usable_uuid().filter(|uuid| !maps.shared.contains(uuid));
+        let macs = machine.identity.macs.iter().filter(|mac| !maps.shared.contains(&mac.to_string()));
+        let macs: Vec<MacAddr> = macs.copied().collect();
+        if let Some(uuid) = &uuid {
+            maps.by_uuid.insert(uuid.clone(), machine.id.clone());
         }
-        for mac in &machine.identity.macs {
+        for mac in &macs {
             maps.by_mac.insert(*mac, machine.id.clone());
         }
-        if let Some(model) = &machine.identity.model {
-            maps.model.insert(machine.id.clone(), model.clone());
+        let model = machine.identity.model.clone();
+        maps.known.insert(machine.id.clone(), Entry { uuid, macs, model, next_boot: machine.next_boot });
+    }
+
+    /// From now on this piece of evidence names no machine.
+    pub fn forget_shared(&self, piece: &Piece) {
+        if !matches!(piece.kind, Kind::Mac | Kind::Uuid) {
+            return;
         }
-        maps.next_boot.insert(machine.id.clone(), machine.next_boot);
+        let mut maps = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        maps.by_uuid.remove(&piece.value);
+        maps.by_mac.retain(|mac, _| mac.to_string() != piece.value);
+        maps.shared.insert(piece.value.clone());
+    }
+
+    /// A record that is no more.
+    pub fn remove(&self, machine: &MachineId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).forget(machine);
     }
 
     /// The model of a machine that is known.
     pub fn model(&self, mac: Option<MacAddr>, uuid: Option<&str>) -> Option<String> {
         let maps = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        maps.machine(mac, uuid).and_then(|machine| maps.model.get(machine)).cloned()
+        maps.machine(mac, uuid).and_then(|machine| maps.known.get(machine)?.model.clone())
     }
 
     pub fn assignment(&self, mac: Option<MacAddr>, uuid: Option<&str>) -> Assignment {
         let maps = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        match maps.machine(mac, uuid).and_then(|id| Some((id, maps.next_boot.get(id)?))) {
+        match maps.machine(mac, uuid).and_then(|id| Some((id, maps.known.get(id)?.next_boot))) {
             None => Assignment::Unknown,
             Some((id, NextBoot::BootEnvironment)) => Assignment::BootEnvironment { machine: id.clone() },
             Some((id, NextBoot::LocalDisk)) => Assignment::LocalDisk { machine: id.clone() },

@@ -18,6 +18,16 @@ pub enum Stage {
     Unknown,
 }
 
+impl Stage {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::BootEnvironment => "boot-environment",
+            Stage::InstalledSystem => "installed-system",
+            Stage::Unknown => "unknown",
+        }
+    }
+}
+
 /// The first thing a machine says, without a certificate, and says again until it is approved or rejected.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CheckIn {
@@ -31,6 +41,9 @@ pub struct CheckIn {
     pub hardware: Value,
     /// Version of the agent.
     pub agent: String,
+    /// A one-time enrolment code, as a person has typed it on the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,8 +61,15 @@ pub enum CheckInReply {
         name: String,
         certificate_pem: String,
         site_public_key: String,
+        /// When to ask for the next certificate; 0 from an appliance that does not say.
+        #[serde(default)]
+        renew_in_seconds: u32,
     },
     Rejected {
+        reason: String,
+    },
+    /// The key was used from two machines, or its machine was taken apart from another: make a new key and ask again.
+    KeyStopped {
         reason: String,
     },
     #[serde(other)]
@@ -70,6 +90,9 @@ pub struct RenewCertificate {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RenewedCertificate {
     pub certificate_pem: String,
+    /// When to ask for the next one; 0 from an appliance that does not say.
+    #[serde(default)]
+    pub renew_in_seconds: u32,
 }
 
 impl Message for RenewCertificate {

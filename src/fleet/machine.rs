@@ -96,4 +96,15 @@ pub struct Machine {
     /// What a technician should know, for instance why nothing was deployed.
     #[serde(default)]
     pub notice: Option<String>,
+    /// Open until a person says which machine this is; nothing is approved before.
+    #[serde(default)]
+    pub question: Option<Question>,
+}
+
+/// The machine may be one of these, or a new one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    pub candidates: Vec<MachineId>,
+    /// What speaks for and against it: `the same disk, another UUID and board`.
+    pub words: String,
 }

@@ -25,6 +25,7 @@ pub mod collection;
 pub mod console;
 #[cfg(feature = "server")]
 pub mod db;
+pub mod question;
 #[cfg(feature = "server")]
 pub mod room;
 #[cfg(feature = "server")]

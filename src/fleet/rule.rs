@@ -14,6 +14,8 @@ pub struct Rule {
     pub name: String,
     /// System serial numbers, exactly as the firmware says them.
     pub serials: Vec<String>,
+    /// SHA-256 of TPM endorsement public keys, hexadecimal.
+    pub tpm_keys: Vec<String>,
     /// `10.77.0.0/24`: the address that the check-in came from.
     pub subnet: Option<Subnet>,
     /// The model's name contains this text, in any case.
@@ -34,7 +36,12 @@ impl Rule {
         let model = self.model.as_ref().is_none_or(|model| {
             identity.model.as_ref().is_some_and(|found| found.to_lowercase().contains(&model.to_lowercase()))
         });
-        serial && subnet && model
+        let tpm = self.tpm_keys.is_empty()
+            || identity
+                .tpm_key
+                .as_ref()
+                .is_some_and(|found| self.tpm_keys.iter().any(|key| key.eq_ignore_ascii_case(found)));
+        serial && tpm && subnet && model
     }
 }
 
@@ -104,6 +111,9 @@ mod tests {
         let fits = Identity { system_serial: Some("S1".into()), model: Some("LabBox 3".into()), ..Identity::default() };
         assert!(rule.matches(&fits, None));
         assert!(!rule.matches(&Identity { model: None, ..fits.clone() }, None));
+        let tpm = Rule { tpm_keys: vec!["AB".into()], ..Rule::default() };
+        assert!(!tpm.matches(&fits, None));
+        assert!(tpm.matches(&Identity { tpm_key: Some("ab".into()), ..fits.clone() }, None));
         let near = Rule { subnet: Some("10.0.0.0/8".to_owned().try_into().unwrap()), ..rule };
         assert!(!near.matches(&fits, None) && near.matches(&fits, Some("10.1.2.3".parse().unwrap())));
     }

@@ -57,12 +57,17 @@ async fn report(
 ) -> Result<Json<InventoryTaken>, Problem> {
     let machine = MachineId::from(caller.machine()?);
     blocking(move || {
+        let address = caller.address.map(|address| address.ip());
+        if let Some(hardware) = &report.hardware {
+            let noted = state.fleet.note_identity(&machine, &hardware.identity(), address);
+            noted.map_err(|error| crate::fleet::api::problem(&error))?;
+        }
         if report.software.is_some() {
-            let address = caller.address.map(|address| address.ip());
             let seen = state.fleet.seen(&machine, Stage::InstalledSystem, address);
             seen.map_err(|error| crate::fleet::api::problem(&error))?;
         }
         state.inventory.record(&machine, &report).map_err(failed)?;
+        state.fleet.inventory_changed();
         Ok(Json(InventoryTaken {}))
     })
     .await

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::model::{
     Adapter, Battery, Board, Chassis, Disk, Firmware, Hardware, Memory, PciDevice, Processor, System, Tpm, UsbDevice,
 };
-use crate::fleet::identity::Identity;
+use super::tpm;
 use crate::stdx::interface;
 
 /// What the machine at `root` (`/` for the running one) is made of. What cannot be read is left out.
@@ -27,22 +27,6 @@ pub fn collect(root: &Path) -> Hardware {
         usb: usb(&sys),
         tpm: tpm(&sys),
         batteries: batteries(&sys),
-    }
-}
-
-/// The evidence that tells this machine from others. Only disks that stay in it and adapters that are built in count.
-pub fn identity(hardware: &Hardware) -> Identity {
-    let built_in = hardware.adapters.iter().filter(|adapter| adapter.bus.as_deref() != Some("usb"));
-    let fixed = hardware.disks.iter().filter(|disk| !disk.removable && disk.transport.as_deref() != Some("usb"));
-    Identity {
-        uuid: hardware.system.uuid.clone(),
-        system_serial: hardware.system.serial.clone(),
-        board_serial: hardware.board.serial.clone(),
-        tpm_key: None,
-        disk_serials: fixed.filter_map(|disk| disk.serial.clone()).collect(),
-        macs: built_in.filter_map(|adapter| adapter.permanent_mac.or(adapter.mac)).collect(),
-        manufacturer: hardware.system.manufacturer.clone(),
-        model: hardware.system.product.clone(),
     }
 }
 
@@ -256,7 +240,10 @@ fn usb(sys: &Path) -> Vec<UsbDevice> {
 fn tpm(sys: &Path) -> Option<Tpm> {
     let folder = sys.join("class/tpm/tpm0");
     let major = text(&folder.join("tpm_version_major"));
-    folder.exists().then(|| Tpm { version: if major.as_deref() == Some("2") { "2.0" } else { "1.2" }.to_owned() })
+    folder.exists().then(|| Tpm {
+        version: if major.as_deref() == Some("2") { "2.0" } else { "1.2" }.to_owned(),
+        key: tpm::endorsement_key(Path::new("/dev/tpmrm0")).filter(|_| sys == Path::new("/sys")),
+    })
 }
 
 fn batteries(sys: &Path) -> Vec<Battery> {
@@ -349,7 +336,7 @@ mod tests {
         assert_eq!(hardware.memory.total_bytes, 476_340 << 10);
         assert_eq!((hardware.processor.sockets, hardware.processor.cores, hardware.processor.threads), (1, 2, 4));
         assert_eq!((hardware.firmware.kind.as_str(), hardware.firmware.secure_boot), ("uefi", Some(true)));
-        assert_eq!(identity(&hardware).usable_uuid().unwrap(), "11111111-2222-3333-4444-55555555aaaa");
+        assert_eq!(hardware.identity().usable_uuid().unwrap(), "11111111-2222-3333-4444-55555555aaaa");
     }
 
     #[test]
@@ -387,6 +374,6 @@ mod tests {
         );
         assert_eq!(disks[0].bytes, 1 << 20);
         let hardware = Hardware { disks, ..Hardware::default() };
-        assert_eq!(identity(&hardware).disk_serials, ["QM0001", "disk-1"], "the USB disk is lent");
+        assert_eq!(hardware.identity().disk_serials, ["QM0001", "disk-1"], "the USB disk is lent");
     }
 }

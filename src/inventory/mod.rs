@@ -21,3 +21,5 @@ pub mod model;
 pub mod query;
 #[cfg(feature = "agent")]
 pub mod software;
+#[cfg(feature = "agent")]
+pub mod tpm;

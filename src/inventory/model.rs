@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::fleet::identity::Identity;
 use crate::stdx::mac::MacAddr;
 
 /// Longest text in inventory. The longest that firmware really gives are product names of some 64 characters.
@@ -35,6 +36,22 @@ pub struct Hardware {
 }
 
 impl Hardware {
+    /// The evidence that tells this machine from others. Only disks that stay in it and adapters that are built in count.
+    pub fn identity(&self) -> Identity {
+        let built_in = self.adapters.iter().filter(|adapter| adapter.bus.as_deref() != Some("usb"));
+        let fixed = self.disks.iter().filter(|disk| !disk.removable && disk.transport.as_deref() != Some("usb"));
+        Identity {
+            uuid: self.system.uuid.clone(),
+            system_serial: self.system.serial.clone(),
+            board_serial: self.board.serial.clone(),
+            tpm_key: self.tpm.as_ref().and_then(|tpm| tpm.key.clone()),
+            disk_serials: fixed.filter_map(|disk| disk.serial.clone()).collect(),
+            macs: built_in.filter_map(|adapter| adapter.permanent_mac.or(adapter.mac)).collect(),
+            manufacturer: self.system.manufacturer.clone(),
+            model: self.system.product.clone(),
+        }
+    }
+
     /// Whether the makers' names are those that hypervisors give.
     pub fn is_virtual(&self) -> bool {
         const MAKERS: [&str; 8] =
@@ -191,6 +208,9 @@ pub struct UsbDevice {
 pub struct Tpm {
     /// `1.2` or `2.0`.
     pub version: String,
+    /// SHA-256 of the endorsement public key (its SubjectPublicKeyInfo), which the TPM keeps through everything but a clear
+    /// by its maker's means.
+    pub key: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

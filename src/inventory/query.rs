@@ -19,6 +19,8 @@ use crate::stdx::hint::Hint;
 
 const TIME_MAX: Duration = Duration::from_secs(5);
 const ROWS_MAX: usize = 10_000;
+/// Machines of one collection.
+const MEMBERS_MAX: usize = 200_000;
 const BYTES_MAX: usize = 16 << 20;
 const SQL_BYTES_MAX: i32 = 64 << 10;
 /// SQLite looks at the clock after this many of its instructions: well under a millisecond.
@@ -127,6 +129,20 @@ fn names() -> String {
 
 /// Asks one statement.
 pub fn run(db: &Db, sql: &str) -> Result<Answer, Error> {
+    ask(db, sql, ROWS_MAX)
+}
+
+/// The texts in the first column: how a collection finds its machines. All of them, up to a limit of its own.
+pub fn first_column(db: &Db, sql: &str) -> Result<Vec<String>, Error> {
+    let answer = ask(db, sql, MEMBERS_MAX)?;
+    if answer.truncated {
+        return Err(Error::Sql(format!("it finds more than {MEMBERS_MAX} machines")));
+    }
+    let texts = answer.rows.into_iter().filter_map(|row| row.into_iter().next()?.as_str().map(str::to_owned));
+    Ok(texts.collect())
+}
+
+fn ask(db: &Db, sql: &str, rows_max: usize) -> Result<Answer, Error> {
     let mut connection = db.reader().map_err(Error::Db)?;
     make_views(&connection).map_err(Error::Db)?;
     connection.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX).map_err(Error::Db)?;
@@ -135,7 +151,7 @@ pub fn run(db: &Db, sql: &str) -> Result<Answer, Error> {
     connection.authorizer(Some(move |context: AuthContext<'_>| permit(&context, &tables))).map_err(Error::Db)?;
     let started = Instant::now();
     connection.progress_handler(STEPS_BETWEEN_LOOKS, Some(move || started.elapsed() > TIME_MAX)).map_err(Error::Db)?;
-    collect(&connection, sql).map_err(explain)
+    collect(&connection, sql, rows_max).map_err(explain)
 }
 
 /// Temporary, so that a reader may have them; the names of the site's own tables are written in full in the views, so that a
@@ -172,7 +188,7 @@ fn permit(context: &AuthContext<'_>, tables: &BTreeSet<String>) -> Authorization
     if allowed { Authorization::Allow } else { Authorization::Deny }
 }
 
-fn collect(connection: &Connection, sql: &str) -> Result<Answer, rusqlite::Error> {
+fn collect(connection: &Connection, sql: &str, rows_max: usize) -> Result<Answer, rusqlite::Error> {
     let mut statement = connection.prepare(sql)?;
     let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut answer = Answer { columns, ..Answer::default() };
@@ -182,7 +198,7 @@ fn collect(connection: &Connection, sql: &str) -> Result<Answer, rusqlite::Error
         let cells = (0..answer.columns.len()).map(|at| row.get_ref(at).map(cell));
         let cells: Vec<Value> = cells.collect::<Result<_, _>>()?;
         bytes += cells.iter().map(|cell| cell.as_str().map_or(8, str::len)).sum::<usize>();
-        if answer.rows.len() == ROWS_MAX || bytes > BYTES_MAX {
+        if answer.rows.len() == rows_max || bytes > BYTES_MAX {
             answer.truncated = true;
             break;
         }

@@ -39,7 +39,8 @@ fn dpkg_package(stanza: &str) -> Option<Package> {
     })
 }
 
-fn os(root: &Path) -> Os {
+/// os-release and the kernel's own words.
+pub fn os(root: &Path) -> Os {
     let release = bounded_text(&root.join("etc/os-release"))
         .or_else(|| bounded_text(&root.join("usr/lib/os-release")))
         .unwrap_or_default();

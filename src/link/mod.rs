@@ -56,6 +56,21 @@ impl Error {
             Error::Answer { .. } | Error::Authority { .. } | Error::Setup(_) => false,
         }
     }
+
+    /// Whether the other end knows the caller's certificate no more: it has ended, which TLS says with an alert (RFC 8446
+    /// 6.2) when the connection is made, or was revoked.
+    pub fn is_refused_certificate(&self) -> bool {
+        match self {
+            Error::Refused { status, .. } => *status == 401,
+            Error::Reach { .. } => {
+                let text = crate::stdx::hint::chain(self);
+                ["CertificateExpired", "CertificateUnknown", "CertificateRevoked", "BadCertificate"]
+                    .iter()
+                    .any(|alert| text.contains("alert") && text.contains(alert))
+            }
+            Error::Answer { .. } | Error::Authority { .. } | Error::Setup(_) => false,
+        }
+    }
 }
 
 impl Hint for Error {

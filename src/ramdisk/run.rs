@@ -21,6 +21,7 @@ use crate::stdx::backoff::Backoff;
 use crate::stdx::hex;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::mac::MacAddr;
+use crate::stdx::time::{Clock, SystemClock};
 use crate::tasksequence::host::Place;
 use crate::tasksequence::link::{FetchRun, RunOrder};
 
@@ -57,7 +58,7 @@ fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<End
     let authority_pem = authority(terminal, arguments)?;
     let enrolled = check_in(terminal, &Client::new(&arguments.server, &authority_pem, None)?, card)?;
     let client = Client::new(&arguments.server, &authority_pem, Some(&enrolled.credentials))?;
-    let identity = Identity::new(&arguments.server, &authority_pem, &enrolled);
+    let identity = Identity::new(&arguments.server, &authority_pem, &enrolled, SystemClock.now());
     loop {
         let Some(order) = fetch_order(terminal, &client)? else { return Ok(Ending::Restart) };
         match carry_out(terminal, &client, &identity, &order)? {
@@ -94,16 +95,12 @@ fn authority(terminal: &Terminal, arguments: &Arguments) -> Result<String, link:
 fn check_in(terminal: &Terminal, client: &Client, card: MacAddr) -> Result<Enrolled, KeyError> {
     terminal.activity("Checking in");
     let hardware = hardware::collect(Path::new("/"));
-    let applicant = Applicant {
-        stage: Stage::BootEnvironment,
-        identity: hardware::identity(&hardware),
-        arrived_by: Some(card),
-        hardware,
-    };
-    let key = MachineKey::make()?;
-    let enrolled = enrol::enrol(client, &key, &applicant, &mut |waiting, pause| {
+    let applicant =
+        Applicant { stage: Stage::BootEnvironment, identity: hardware.identity(), arrived_by: Some(card), hardware };
+    let enrolled = enrol::enrol(client, MachineKey::make()?, &applicant, &mut |waiting, pause| {
         show_waiting(terminal, waiting);
         terminal.wait_for_enter(pause);
+        terminal.typed()
     })?;
     terminal.show(Event::Recovered);
     terminal.show(Event::Approved);
@@ -117,7 +114,9 @@ fn show_waiting(terminal: &Terminal, waiting: Waiting) {
             terminal.show(Event::Recovered);
             terminal.activity(format!("Waiting for approval as {name}"));
             terminal.show(Event::PairingCode(code.clone()));
-            let how = format!("Compare the code with the console and approve there, or: remint machine approve {name}");
+            let how = format!(
+                "Compare the code with the console and approve there, or: remint machine approve {name}. Or type an enrolment code here."
+            );
             terminal.show(Event::Advice(how));
         }
         Waiting::Rejected { reason } => {

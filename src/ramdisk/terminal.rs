@@ -32,6 +32,7 @@ struct Shared {
     last_console: Mutex<Option<PathBuf>>,
     /// The program that gets what is typed.
     program: Mutex<Option<PipeWriter>>,
+    typed: Mutex<Option<String>>,
     key_pressed: Condvar,
     consoles: Vec<PathBuf>,
     readers: Once,
@@ -54,6 +55,7 @@ impl Terminal {
             keys: Mutex::new(0),
             last_console: Mutex::default(),
             program: Mutex::default(),
+            typed: Mutex::new(None),
             key_pressed: Condvar::new(),
             consoles: serial_names(sys).into_iter().chain(["tty0".to_owned()]).map(|name| dev.join(name)).collect(),
             readers: Once::new(),
@@ -118,6 +120,11 @@ impl Terminal {
         *self.shared.program.lock().unwrap_or_else(PoisonError::into_inner) = program;
     }
 
+    /// The last line that somebody has typed on any console, once.
+    pub fn typed(&self) -> Option<String> {
+        self.shared.typed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Ends when the process does. Painting takes the state's lock only for as long as it copies it.
     fn start_painter(&self, mut display: File) {
         let terminal = self.clone();
@@ -151,6 +158,10 @@ impl Terminal {
                     continue;
                 }
                 *shared.last_console.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
+                let line = String::from_utf8_lossy(&buffer[..count]).trim().to_owned();
+                if !line.is_empty() {
+                    *shared.typed.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+                }
                 *shared.keys.lock().unwrap_or_else(PoisonError::into_inner) += 1;
                 shared.key_pressed.notify_all();
             }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::assemble::{self, Assembly, assemble};
 use super::sequences;
 use super::site::Site;
-use super::{interface, listen, netboot};
+use super::{audit_head, collections, interface, listen, netboot};
 use crate::access::authority;
 use crate::config::written::DhcpMode;
 use crate::config::{self, Used};
@@ -126,6 +126,8 @@ async fn start(
     tasks.spawn(listen::serve_https(https, acceptor, secure.clone(), stopped.clone()));
     tasks.spawn(listen::serve_http(http, plain, stopped.clone()));
     tasks.spawn(listen::serve_control(control, site.control_socket(), secure, stopped.clone()));
+    tasks.spawn(collections::keep_current(assembly.fleet.clone(), stopped.clone()));
+    tasks.spawn(audit_head::keep(audit_head::HeadFile::of(site), stopped.clone()));
     tasks.spawn(sequences::keep_moving(sequences, stopped.clone()));
     Ok(tasks)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::audit_head;
 use super::sequences;
 use super::site::Site;
 use crate::access::db::Gate;
@@ -27,7 +28,7 @@ use crate::software;
 use crate::software::api::SoftwareState;
 use crate::software::console::SoftwarePages;
 use crate::software::db::SoftwareStore;
-use crate::stdx::hint::Hint;
+use crate::stdx::hint::{Hint, chain};
 use crate::tasksequence;
 use crate::tasksequence::capture::api::Captures;
 use crate::tasksequence::db::Sequences;
@@ -60,9 +61,13 @@ impl Hint for Error {
 pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let live = Live::default();
     let enrolment = site.written.enrolment.clone();
+    let machine_certificate_seconds = enrolment.certificate_seconds();
     let policy = Policy { continue_runs: enrolment.continue_runs };
     let fleet = Arc::new(Fleet::open(site.db.clone(), site.clock.clone(), live.clone(), enrolment.rule, policy)?);
-    let gate = Arc::new(Gate { db: site.db.clone(), clock: site.clock.clone() });
+    let gate = Arc::new(Gate::new(site.db.clone(), site.clock.clone()));
+    let reached = fleet.clone();
+    gate.reach_by(Box::new(move |machine, collections| reached.is_within(machine, collections).unwrap_or(false)));
+    fleet.ask_with(ask_inventory(site));
     let inventory = Arc::new(Inventory { db: site.db.clone(), clock: site.clock.clone() });
     let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public(), site.vault.clone());
     let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
@@ -72,7 +77,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         fleet: fleet.clone(),
         authority: site.authority.clone(),
         site_key: site.signing.public(),
-        machine_certificate_days: enrolment.certificate_days,
+        machine_certificate_seconds,
         hooks: Arc::new(hooks),
     };
     let pages =
@@ -80,7 +85,11 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let settings = SettingsPages { gate: gate.clone(), about: Arc::new(about(site)) };
     let images = Images::new(site.store.clone(), site.signing.public());
     let table = Table::default()
-        .merge(people::routes(PeopleState { gate: gate.clone(), authority: site.authority.clone() }))
+        .merge(people::routes(PeopleState {
+            gate: gate.clone(),
+            authority: site.authority.clone(),
+            audit_anchor: Some(audit_anchor(site)),
+        }))
         .merge(fleet::api::routes(fleet_state))
         .merge(fleet::room::api::routes(fleet.clone()))
         .merge(imaging::console::routes(images.clone()))
@@ -148,6 +157,16 @@ fn about(site: &Site) -> Vec<(&'static str, String)> {
         ("Certificates of machines end after", format!("{} days", site.written.enrolment.certificate_days)),
         ("Rules that let machines in", site.written.enrolment.rule.len().to_string()),
     ]
+}
+
+fn ask_inventory(site: &Site) -> Box<fleet::collection::Ask> {
+    let db = site.db.clone();
+    Box::new(move |sql| inventory::query::first_column(&db, sql).map_err(|error| chain(&error)))
+}
+
+fn audit_anchor(site: &Site) -> Arc<people::AuditAnchor> {
+    let (path, key) = (site.folder.join("audit.head"), site.signing.public());
+    Arc::new(move || audit_head::read(&path, &key))
 }
 
 type KeepHardware = dyn Fn(&MachineId, &serde_json::Value) + Send + Sync;

@@ -5,7 +5,9 @@
 
 pub mod appliance;
 pub mod assemble;
+mod audit_head;
 pub mod backup;
+mod collections;
 mod interface;
 mod listen;
 pub mod local;

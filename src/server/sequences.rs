@@ -68,7 +68,8 @@ type Deploy = dyn Fn(&MachineId, &str) + Send + Sync;
 pub(super) fn deployer(sequences: &Arc<Sequences>) -> Box<Deploy> {
     let sequences = sequences.clone();
     Box::new(move |machine, sequence| {
-        let rule = Principal::Person { name: "rule".into(), role: crate::access::Role::Deployer };
+        let rule =
+            Principal::Person { name: "rule".into(), role: crate::access::Role::Deployer, limits: Default::default() };
         if let Err(error) = sequences.start_for(machine, sequence, &rule) {
             let why = format!("`{sequence}` was not deployed: {}", chain(&error));
             tracing::warn!("{machine} was let in, but {why}");

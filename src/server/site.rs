@@ -4,6 +4,7 @@
 //! remint.toml      configuration (optional)
 //! remint.sqlite    database
 //! keys/            authority.key authority.pem signing.pk8 vault.key; readable by the site's user alone
+//! audit.head       where the audit log ended a minute ago, signed
 //! store/           content store: packs, versions, tags
 //! boot/            boot environments, `current` is served
 //! control.sock     entrance for commands on this host while the appliance runs

@@ -46,7 +46,11 @@ pub(super) fn problem(error: &Error) -> Problem {
     let status = match error {
         Error::NoPackage(_) | Error::NoBaseline(_) => StatusCode::NOT_FOUND,
         Error::Immutable { .. } | Error::InUse { .. } => StatusCode::CONFLICT,
-        Error::Unsound(_) | Error::NoCollection(_) | Error::BadName(_) | Error::Circle(_) => StatusCode::BAD_REQUEST,
+        Error::Unsound(_)
+        | Error::UnsoundBaseline(_)
+        | Error::NoCollection(_)
+        | Error::BadName(_)
+        | Error::Circle(_) => StatusCode::BAD_REQUEST,
         Error::Db(_) | Error::Record(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     Problem::from_error(status, error)

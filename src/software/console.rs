@@ -147,10 +147,11 @@ fn standing_table(standings: &[Standing]) -> Markup {
 
 fn tone(state: Compliance) -> Tone {
     match state {
-        Compliance::Held | Compliance::Installed => Tone::Good,
+        Compliance::Held | Compliance::Installed | Compliance::Removed => Tone::Good,
         Compliance::Missing => Tone::Attention,
+        Compliance::Pending => Tone::Busy,
         Compliance::Failed => Tone::Bad,
-        Compliance::Unknown => Tone::Quiet,
+        Compliance::NotApplicable | Compliance::Unknown => Tone::Quiet,
     }
 }
 

@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::link::{Payload, Policy, Wanted};
-use super::model::{Compliance, Detection, Finding, Install, Mode, in_order};
+use super::link::{Payload, Policy, Wanted, WantedSetting, When};
+use super::memory::{Memory, Turn};
+use super::model::{Compliance, Detection, Facts, Finding, Install, Mode, Remove, in_order};
+use super::setting::{Setting, apply};
 use super::version;
+use crate::stdx::time::Timestamp;
 
 /// What a program's output is cut to in a finding.
 const OUTPUT_CHARACTERS_MAX: usize = 4000;
 /// A detection command that takes longer does not hold.
 const DETECTION_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Everything that packages may do to a machine.
+/// Everything that packages and settings may do to a machine.
 pub trait Machine {
     /// The version that dpkg has as `install ok installed`.
     fn dpkg_version(&mut self, name: &str) -> Option<String>;
@@ -24,7 +27,16 @@ pub trait Machine {
     fn run(&mut self, arguments: &[String], folder: &Path, patience: Duration) -> Result<Ended, String>;
     /// Unpacks an archive into a new folder, which `discard` removes.
     fn unpack(&mut self, archive: &Path) -> Result<PathBuf, String>;
+    /// Copies a payload into a new folder, as a program; `discard` removes the folder.
+    fn stage_program(&mut self, payload: &Path) -> Result<PathBuf, String>;
     fn discard(&mut self, folder: &Path);
+    /// Content and permission bits; `None` when it is not there or not a regular file.
+    fn read_file(&mut self, path: &str) -> Option<(Vec<u8>, u32)>;
+    /// Whole or not at all; folders that lack are made.
+    fn write_file(&mut self, path: &str, bytes: &[u8], mode: u32) -> Result<(), String>;
+    fn remove_file(&mut self, path: &str) -> Result<(), String>;
+    /// Files of the kernel are written in place.
+    fn write_kernel_parameter(&mut self, path: &str, value: &str) -> Result<(), String>;
 }
 
 /// How a program ended.
@@ -39,13 +51,50 @@ pub struct Ended {
 /// Brings a payload into a local file whose content is verified.
 pub type Fetch<'a> = dyn FnMut(&Wanted, &Payload) -> Result<PathBuf, String> + 'a;
 
-/// Works through the whole policy. One package that fails does not stop the others, but for those that require it.
-pub fn converge(
-    policy: &Policy,
-    machine: &mut dyn Machine,
-    fetch: &mut Fetch,
-    told: &mut dyn FnMut(&str),
-) -> Vec<Finding> {
+/// Whether maintenance windows count: a run that installs the machine does not wait for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hours {
+    Windows,
+    Anytime,
+}
+
+/// What a round works with.
+pub struct Round<'a> {
+    pub machine: &'a mut dyn Machine,
+    pub fetch: &'a mut Fetch<'a>,
+    pub told: &'a mut dyn FnMut(&str),
+    pub memory: &'a mut Memory,
+    /// Writes the memory down. It is called before and after each installer: one that ends the agent is found out.
+    pub keep: &'a mut dyn FnMut(&Memory),
+    pub now: Timestamp,
+    pub hours: Hours,
+    pub facts: Facts,
+}
+
+/// Works through the whole policy: settings, packages, what must not be there, and services last, because packages bring
+/// them. What fails does not stop the rest, but for packages that require it.
+pub fn converge(policy: &Policy, round: &mut Round) -> Vec<Finding> {
+    let is_service = |wanted: &&WantedSetting| matches!(wanted.setting, Setting::Service(_));
+    let mut findings = Vec::new();
+    for wanted in policy.settings.iter().filter(|wanted| !is_service(wanted)) {
+        findings.push(told(hold(wanted, round), round));
+    }
+    findings.extend(packages(policy, round));
+    for wanted in &policy.absent {
+        findings.push(told(expel(wanted, round), round));
+    }
+    for wanted in policy.settings.iter().filter(is_service) {
+        findings.push(told(hold(wanted, round), round));
+    }
+    findings
+}
+
+fn told(finding: Finding, round: &mut Round) -> Finding {
+    (round.told)(&sentence(&finding));
+    finding
+}
+
+fn packages(policy: &Policy, round: &mut Round) -> Vec<Finding> {
     let ordered = match in_order(policy.packages.iter().collect(), |wanted: &&Wanted| &wanted.package) {
         Ok(ordered) => ordered,
         Err(circle) => return circle_findings(policy, &circle),
@@ -54,15 +103,14 @@ pub fn converge(
     let mut findings = Vec::new();
     for wanted in ordered {
         let blocked = wanted.package.requires.iter().find(|name| failed.contains(*name));
-        let finding = match blocked {
-            Some(name) => finding(wanted, Compliance::Failed, format!("it requires {name}, which failed")),
-            None => ensure(wanted, machine, fetch, told),
+        let found = match blocked {
+            Some(name) => finding(wanted, Compliance::Failed, format!("it requires {name}, which is not there")),
+            None => ensure(wanted, round),
         };
-        if !finding.state.is_compliant() {
-            failed.insert(finding.package.clone());
+        if !found.state.is_compliant() || found.state == Compliance::NotApplicable {
+            failed.insert(found.package.clone());
         }
-        told(&sentence(&finding));
-        findings.push(finding);
+        findings.push(told(found, round));
     }
     findings
 }
@@ -77,23 +125,112 @@ fn circle_findings(policy: &Policy, circle: &[String]) -> Vec<Finding> {
     policy.packages.iter().map(|wanted| finding(wanted, Compliance::Failed, reason.clone())).collect()
 }
 
-fn ensure(wanted: &Wanted, machine: &mut dyn Machine, fetch: &mut Fetch, told: &mut dyn FnMut(&str)) -> Finding {
-    let missing = match undetected(wanted, machine) {
-        None => return finding(wanted, Compliance::Held, String::new()),
-        Some(missing) => missing,
-    };
-    if wanted.mode != Mode::Enforce {
-        return finding(wanted, Compliance::Missing, format!("not so: {missing}"));
+/// Why nothing may be changed just now; `None` when it may.
+fn forbidden(mode: Mode, when: &When, missing: &str, round: &Round) -> Option<(Compliance, String)> {
+    if mode != Mode::Enforce {
+        return Some((Compliance::Missing, format!("not so: {missing}")));
     }
-    told(&format!("installing {} {}", wanted.package.name, wanted.package.version));
-    match install(wanted, machine, fetch) {
+    let waits = round.hours == Hours::Windows && !when.permits(round.now);
+    waits.then(|| (Compliance::Pending, format!("waits for {}; not so: {missing}", when.words())))
+}
+
+fn ensure(wanted: &Wanted, round: &mut Round) -> Finding {
+    let (name, version) = (wanted.package.name.as_str(), wanted.package.version.as_str());
+    if let Some(lacking) = wanted.package.needs.lacking(&round.facts) {
+        return finding(wanted, Compliance::NotApplicable, lacking);
+    }
+    let Some(missing) = undetected(wanted, round.machine) else {
+        return finding(wanted, Compliance::Held, String::new());
+    };
+    if let Some((state, reason)) = forbidden(wanted.mode, &wanted.when, &missing, round) {
+        return finding(wanted, state, reason);
+    }
+    match round.memory.turn(name, version, round.now) {
+        Turn::Later(last) => return last,
+        Turn::KilledTheAgent => {
+            return note_failure(finding(wanted, Compliance::Failed, "its installer ended the agent".into()), round);
+        }
+        Turn::Now => {}
+    }
+    (round.told)(&format!("installing {name} {version}"));
+    round.memory.begin(name, version);
+    (round.keep)(round.memory);
+    let found = match install(wanted, round) {
         Err((reason, output)) => Finding { output, ..finding(wanted, Compliance::Failed, reason) },
-        Ok(output) => match undetected(wanted, machine) {
+        Ok(output) => match undetected(wanted, round.machine) {
             None => Finding { output, ..finding(wanted, Compliance::Installed, String::new()) },
             Some(missing) => {
                 let reason = format!("the installation ended well, but it is still not so: {missing}");
                 Finding { output, ..finding(wanted, Compliance::Failed, reason) }
             }
+        },
+    };
+    if found.state == Compliance::Failed {
+        return note_failure(found, round);
+    }
+    round.memory.succeeded(name, version);
+    (round.keep)(round.memory);
+    found
+}
+
+fn note_failure(mut found: Finding, round: &mut Round) -> Finding {
+    round.memory.failed(&mut found, round.now);
+    (round.keep)(round.memory);
+    found
+}
+
+/// A package that must not be there.
+fn expel(wanted: &Wanted, round: &mut Round) -> Finding {
+    const THERE: &str = "it is there and must not be";
+    if undetected(wanted, round.machine).is_some() {
+        return finding(wanted, Compliance::Held, String::new());
+    }
+    if let Some((state, reason)) = forbidden(wanted.mode, &wanted.when, THERE, round) {
+        return finding(wanted, state, reason);
+    }
+    let arguments = match &wanted.package.remove {
+        Some(Remove::Deb(name)) => ["dpkg", "--remove", name].map(str::to_owned).to_vec(),
+        Some(Remove::Run(run)) => run.clone(),
+        Some(Remove::Unknown(_)) | None => {
+            return finding(wanted, Compliance::Failed, format!("{THERE}, and its package has no rule to remove it"));
+        }
+    };
+    let patience = Duration::from_secs(u64::from(wanted.package.timeout_seconds));
+    let ended = ended_well(round.machine.run(&arguments, Path::new("/"), patience));
+    match ended {
+        Err((reason, output)) => Finding { output, ..finding(wanted, Compliance::Failed, reason) },
+        Ok(output) if undetected(wanted, round.machine).is_none() => {
+            let reason = "its removal ended well, but it is still there".to_owned();
+            Finding { output, ..finding(wanted, Compliance::Failed, reason) }
+        }
+        Ok(output) => {
+            round.memory.removed(&wanted.package.name);
+            (round.keep)(round.memory);
+            Finding { output, ..finding(wanted, Compliance::Removed, String::new()) }
+        }
+    }
+}
+
+/// A setting: looked at, mended, looked at again.
+fn hold(wanted: &WantedSetting, round: &mut Round) -> Finding {
+    let finding = |state, reason| Finding {
+        package: wanted.setting.name(),
+        version: String::new(),
+        state,
+        reason,
+        output: String::new(),
+    };
+    let Some(deviation) = apply::deviation(&wanted.setting, round.machine) else {
+        return finding(Compliance::Held, String::new());
+    };
+    if let Some((state, reason)) = forbidden(wanted.mode, &wanted.when, &deviation, round) {
+        return finding(state, reason);
+    }
+    match apply::mend(&wanted.setting, round.machine) {
+        Err(error) => finding(Compliance::Failed, format!("{deviation}; {error}")),
+        Ok(output) => match apply::deviation(&wanted.setting, round.machine) {
+            None => Finding { output, ..finding(Compliance::Installed, format!("mended: {deviation}")) },
+            Some(still) => Finding { output, ..finding(Compliance::Failed, format!("it was mended, but {still}")) },
         },
     }
 }
@@ -125,19 +262,36 @@ fn holds(detection: &Detection, machine: &mut dyn Machine) -> bool {
 }
 
 /// The output of the installer, or why it failed and its output.
-fn install(wanted: &Wanted, machine: &mut dyn Machine, fetch: &mut Fetch) -> Result<String, (String, String)> {
+fn install(wanted: &Wanted, round: &mut Round) -> Result<String, (String, String)> {
     let silent = |reason: String| (reason, String::new());
-    let payload = fetch(wanted, &wanted.payload).map_err(|error| silent(format!("fetch its payload: {error}")))?;
+    if round.facts.free_disk_bytes < wanted.payload.bytes {
+        return Err(silent(format!("its payload of {} bytes does not fit on the disk", wanted.payload.bytes)));
+    }
+    let payload =
+        (round.fetch)(wanted, &wanted.payload).map_err(|error| silent(format!("fetch its payload: {error}")))?;
     let patience = Duration::from_secs(u64::from(wanted.package.timeout_seconds));
+    let machine = &mut *round.machine;
     match &wanted.package.install {
         Install::Deb => {
             let path = payload.to_string_lossy().into_owned();
             let arguments = ["dpkg", "--install", "--force-confold", &path].map(str::to_owned);
             ended_well(machine.run(&arguments, Path::new("/"), patience))
         }
-        Install::Archive { run } => {
+        Install::Archive { run, upgrade } => {
+            let before = round.memory.installed(&wanted.package.name);
+            let is_upgrade = before.is_some_and(|before| before != wanted.package.version);
+            let run = upgrade.as_ref().filter(|_| is_upgrade).unwrap_or(run);
             let folder = machine.unpack(&payload).map_err(|error| silent(format!("unpack its archive: {error}")))?;
             let result = ended_well(machine.run(&within(run, &folder), &folder, patience));
+            machine.discard(&folder);
+            result
+        }
+        Install::Script { arguments } => {
+            let program =
+                machine.stage_program(&payload).map_err(|error| silent(format!("make it a program: {error}")))?;
+            let folder = program.parent().unwrap_or(Path::new("/")).to_owned();
+            let words = [vec![program.to_string_lossy().into_owned()], arguments.clone()].concat();
+            let result = ended_well(machine.run(&words, &folder, patience));
             machine.discard(&folder);
             result
         }

@@ -7,8 +7,9 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::link::{Payload, Policy, ReportCompliance, Wanted};
+use super::link::{Payload, Policy, ReportCompliance, Wanted, WantedSetting, When};
 use super::model::{Baseline, Compliance, EVERYBODY, Finding, Mode, Package, faults, in_order, is_name, reference};
+use super::setting::{Setting, is_setting_name};
 use super::version;
 use crate::access::{Principal, audit};
 use crate::db::{self, Db, Migration};
@@ -55,6 +56,8 @@ pub enum Error {
     InUse { package: String, baseline: String },
     #[error("`{0}` is no name: use a-z, 0-9, `-`, `.`, `+`, at most 64 characters")]
     BadName(String),
+    #[error("the baseline is not sound: {}", .0.join("; "))]
+    UnsoundBaseline(Vec<String>),
     #[error("these packages require each other: {}", .0.join(", "))]
     Circle(Vec<String>),
     #[error("read the record of {0}")]
@@ -171,6 +174,10 @@ impl SoftwareStore {
         if !is_name(&baseline.name) {
             return Err(Error::BadName(baseline.name.clone()));
         }
+        let faults = baseline.faults();
+        if !faults.is_empty() {
+            return Err(Error::UnsoundBaseline(faults));
+        }
         let now = self.clock.now();
         self.db.write(|tx| {
             if baseline.collection != EVERYBODY && !collection_exists(tx, &baseline.collection)? {
@@ -179,6 +186,7 @@ impl SoftwareStore {
             let packages: Result<Vec<Stored>, Error> =
                 baseline.packages.iter().map(|text| find_package(tx, text)).collect();
             in_order(packages?, |stored| &stored.package).map_err(Error::Circle)?;
+            baseline.absent.iter().try_for_each(|name| find_package(tx, name).map(drop))?;
             tx.execute(
                 "INSERT INTO baseline (name, collection, document, changed_at) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (name) DO UPDATE SET collection = excluded.collection, document = excluded.document,
@@ -213,14 +221,31 @@ impl SoftwareStore {
     pub fn policy(&self, collections: &[String]) -> Result<Policy, Error> {
         self.db.read(|c| {
             let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
+            let mut absent: BTreeMap<String, Wanted> = BTreeMap::new();
+            let mut settings: BTreeMap<String, WantedSetting> = BTreeMap::new();
             let all = all_baselines(c)?;
-            for baseline in all.iter().filter(|baseline| collections.contains(&baseline.collection)) {
+            let own: Vec<&Baseline> =
+                all.iter().filter(|baseline| collections.contains(&baseline.collection)).collect();
+            for baseline in &own {
                 for text in &baseline.packages {
-                    let stored = find_package(c, text)?;
-                    merge(&mut wanted, baseline, stored);
+                    merge(&mut wanted, baseline, find_package(c, text)?);
                 }
+                for name in &baseline.absent {
+                    merge(&mut absent, baseline, find_package(c, name)?);
+                }
+                baseline.settings.iter().for_each(|setting| merge_setting(&mut settings, baseline, setting));
             }
-            Ok(Policy { packages: wanted.into_values().collect(), again_seconds: AGAIN_SECONDS })
+            supersede(c, &mut wanted, &mut absent)?;
+            let minutes = own.iter().filter_map(|baseline| baseline.every_minutes).min();
+            let kibibytes = own.iter().filter_map(|baseline| baseline.kibibytes_per_second).min();
+            Ok(Policy {
+                packages: wanted.into_values().collect(),
+                absent: absent.into_values().collect(),
+                settings: settings.into_values().collect(),
+                bytes_per_second: kibibytes.map(|kibibytes| u64::from(kibibytes) << 10),
+                now: self.clock.now(),
+                again_seconds: minutes.map_or(AGAIN_SECONDS, |minutes| minutes.saturating_mul(60)),
+            })
         })
     }
 
@@ -233,7 +258,8 @@ impl SoftwareStore {
                 "INSERT INTO compliance (machine, package, version, state, reason, output, at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
             )?;
-            for finding in report.findings.iter().take(FINDINGS_MAX).filter(|finding| is_name(&finding.package)) {
+            for finding in report.findings.iter().take(FINDINGS_MAX).filter(|finding| is_finding_name(&finding.package))
+            {
                 add.execute((
                     machine.as_str(),
                     &finding.package,
@@ -262,12 +288,51 @@ impl SoftwareStore {
     }
 }
 
+/// What another package takes the place of is not wanted any more, and goes once the other is there.
+fn supersede(
+    c: &Connection,
+    wanted: &mut BTreeMap<String, Wanted>,
+    absent: &mut BTreeMap<String, Wanted>,
+) -> Result<(), Error> {
+    let superseders: Vec<Wanted> = wanted.values().filter(|w| !w.package.supersedes.is_empty()).cloned().collect();
+    for superseder in superseders {
+        for name in &superseder.package.supersedes {
+            wanted.remove(name);
+            // A package that this site never had needs no removal.
+            let Ok(stored) = find_package(c, name) else { continue };
+            let gone = Wanted { package: stored.package, payload: stored.content, ..superseder.clone() };
+            absent.entry(name.clone()).or_insert(gone);
+        }
+    }
+    absent.retain(|name, _| !wanted.contains_key(name));
+    Ok(())
+}
+
+/// The baseline that enforces wins over one that audits; among equals the first by name.
+fn merge_setting(settings: &mut BTreeMap<String, WantedSetting>, baseline: &Baseline, setting: &Setting) {
+    let new = WantedSetting {
+        baseline: baseline.name.clone(),
+        mode: baseline.mode,
+        setting: setting.clone(),
+        when: when(baseline),
+    };
+    let stronger = |old: &WantedSetting| old.mode != Mode::Enforce && new.mode == Mode::Enforce;
+    if settings.get(&setting.name()).is_none_or(stronger) {
+        settings.insert(setting.name(), new);
+    }
+}
+
+fn when(baseline: &Baseline) -> When {
+    When { windows: baseline.windows.clone(), deadline: baseline.deadline_at() }
+}
+
 fn merge(wanted: &mut BTreeMap<String, Wanted>, baseline: &Baseline, stored: Stored) {
     let new = Wanted {
         baseline: baseline.name.clone(),
         mode: baseline.mode,
         package: stored.package,
         payload: stored.content,
+        when: when(baseline),
     };
     let name = new.package.name.clone();
     let Some(old) = wanted.remove(&name) else {
@@ -277,6 +342,10 @@ fn merge(wanted: &mut BTreeMap<String, Wanted>, baseline: &Baseline, stored: Sto
     let mode = if old.mode == Mode::Enforce || new.mode == Mode::Enforce { Mode::Enforce } else { new.mode };
     let higher = version::compare(&new.package.version, &old.package.version).is_gt();
     wanted.insert(name, Wanted { mode, ..if higher { new } else { old } });
+}
+
+fn is_finding_name(name: &str) -> bool {
+    is_name(name) || is_setting_name(name)
 }
 
 /// Text without what could disturb a terminal, at most so long; line ends and tabs stay.

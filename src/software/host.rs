@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,9 +16,12 @@ use nix::unistd::Pid;
 use super::converge::{Ended, Machine};
 use crate::inventory::software::dpkg_packages;
 use crate::stdx::digest::sha256_of_file;
+use crate::stdx::file::write_whole_private;
 
 /// What is kept of a program's output: the end, where the reason is.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
+/// What is compared of a file that a setting describes; settings are much smaller.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// After its time is over a program gets so long to end in order.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -73,6 +77,46 @@ impl Machine for System {
                 Err(other.map_or_else(|error| error, |ended| ended.output))
             }
         }
+    }
+
+    fn stage_program(&mut self, payload: &Path) -> Result<PathBuf, String> {
+        self.unpacked += 1;
+        let folder = self.scratch.join(format!("program-{}-{}", std::process::id(), self.unpacked));
+        let program = folder.join("program");
+        let staged = fs::create_dir_all(&folder)
+            .and_then(|()| fs::copy(payload, &program))
+            .and_then(|_| fs::set_permissions(&program, fs::Permissions::from_mode(0o700)));
+        match staged {
+            Ok(()) => Ok(program),
+            Err(error) => {
+                self.discard(&folder);
+                Err(format!("{}: {error}", program.display()))
+            }
+        }
+    }
+
+    fn read_file(&mut self, path: &str) -> Option<(Vec<u8>, u32)> {
+        let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
+        let mut bytes = Vec::new();
+        File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        Some((bytes, metadata.permissions().mode() & 0o7777))
+    }
+
+    fn write_file(&mut self, path: &str, bytes: &[u8], mode: u32) -> Result<(), String> {
+        let place = Path::new(path);
+        let folder = place.parent().unwrap_or(Path::new("/"));
+        let written = fs::create_dir_all(folder)
+            .and_then(|()| write_whole_private(place, bytes))
+            .and_then(|()| fs::set_permissions(place, fs::Permissions::from_mode(mode)));
+        written.map_err(|error| format!("write {path}: {error}"))
+    }
+
+    fn remove_file(&mut self, path: &str) -> Result<(), String> {
+        fs::remove_file(path).map_err(|error| format!("remove {path}: {error}"))
+    }
+
+    fn write_kernel_parameter(&mut self, path: &str, value: &str) -> Result<(), String> {
+        fs::write(path, value).map_err(|error| format!("write {path}: {error}"))
     }
 
     fn discard(&mut self, folder: &Path) {

@@ -114,7 +114,7 @@ async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, re
     let tftp = Settings { transfer_ports: setup.transfer_ports, ..Settings::at(ADDRESS) };
     let (dhcp, tftp) = (socket::bind(settings).unwrap(), pxe::tftp::socket::bind(tftp).unwrap());
     let http = tokio::net::TcpListener::bind((ADDRESS, netboot.config.http_port)).await.unwrap();
-    let gate = Arc::new(remint::access::db::Gate { db: db.clone(), clock: Arc::new(SystemClock) });
+    let gate = Arc::new(remint::access::db::Gate::new(db.clone(), Arc::new(SystemClock)));
     let (_, plain) = pxe::api::routes(netboot.clone()).routers(&gate);
     ready.send(()).unwrap();
     let stop = || {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+#[cfg(feature = "agent")]
+mod agent;
 mod configuration;
 mod corpus;
 mod formats;

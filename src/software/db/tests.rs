@@ -1,5 +1,6 @@
 use super::*;
-use crate::software::model::{Detection, Install};
+use crate::software::model::{Detection, Install, Needs, Remove};
+use crate::software::setting::{Setting, SysctlSetting};
 use crate::stdx::time::ManualClock;
 
 fn store(folder: &tempfile::TempDir) -> SoftwareStore {
@@ -28,6 +29,8 @@ fn package(name: &str, version: &str) -> Package {
         remove: None,
         detect: vec![Detection::Dpkg { name: name.into(), at_least: None }],
         requires: Vec::new(),
+        supersedes: Vec::new(),
+        needs: Needs::default(),
         timeout_seconds: 600,
     }
 }
@@ -42,7 +45,51 @@ fn add(store: &SoftwareStore, name: &str, version: &str) {
 
 fn baseline(name: &str, collection: &str, mode: Mode, packages: &[&str]) -> Baseline {
     let packages = packages.iter().map(|name| (*name).to_owned()).collect();
-    Baseline { name: name.into(), collection: collection.into(), packages, mode }
+    Baseline {
+        name: name.into(),
+        collection: collection.into(),
+        packages,
+        absent: Vec::new(),
+        settings: Vec::new(),
+        mode,
+        windows: Vec::new(),
+        deadline: None,
+        kibibytes_per_second: None,
+        every_minutes: None,
+    }
+}
+
+#[test]
+fn what_is_superseded_is_not_wanted_and_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let old = Package { remove: Some(Remove::Deb("old".into())), ..package("old", "1") };
+    store.add_package(&old, &payload("o"), &Principal::local()).unwrap();
+    let new = Package { supersedes: vec!["old".into(), "never-here".into()], ..package("new", "1") };
+    store.add_package(&new, &payload("n"), &Principal::local()).unwrap();
+    store.put_baseline(&baseline("a", "all", Mode::Enforce, &["old", "new"]), &Principal::local()).unwrap();
+    let policy = store.policy(&["all".to_owned()]).unwrap();
+    let names = |wanted: &[Wanted]| wanted.iter().map(|w| w.package.name.clone()).collect::<Vec<_>>();
+    assert_eq!((names(&policy.packages), names(&policy.absent)), (vec!["new".to_owned()], vec!["old".to_owned()]));
+}
+
+#[test]
+fn settings_of_several_baselines_are_joined_and_the_enforcing_one_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&folder);
+    let sysctl = |value: &str| Setting::Sysctl(SysctlSetting { key: "a.b".into(), value: value.into() });
+    let with = |name: &str, mode, value: &str| Baseline {
+        settings: vec![sysctl(value)],
+        every_minutes: Some(5),
+        ..baseline(name, "all", mode, &[])
+    };
+    store.put_baseline(&with("a", Mode::Audit, "1"), &Principal::local()).unwrap();
+    store.put_baseline(&with("b", Mode::Enforce, "2"), &Principal::local()).unwrap();
+    let policy = store.policy(&["all".to_owned()]).unwrap();
+    assert_eq!((policy.settings.len(), policy.again_seconds), (1, 300));
+    assert_eq!((policy.settings[0].baseline.as_str(), &policy.settings[0].setting), ("b", &sysctl("2")));
+    let twice = Baseline { settings: vec![sysctl("1"), sysctl("2")], ..baseline("c", "all", Mode::Enforce, &[]) };
+    assert!(matches!(store.put_baseline(&twice, &Principal::local()), Err(Error::UnsoundBaseline(_))));
 }
 
 #[test]

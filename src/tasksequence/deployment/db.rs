@@ -93,6 +93,7 @@ impl Sequences {
 
     /// Starts a deployment that was confirmed.
     pub fn start(&self, request: &Request, by: &Principal) -> Result<DeploymentRecord, Error> {
+        self.fleet.require_within(by, &self.machines_of(request)?)?;
         let prepared = self.prepare(request)?;
         let preview = &prepared.preview;
         if let Some(first) = preview.refusals.first() {

@@ -43,7 +43,7 @@ steps:
 ";
 
 fn by() -> Principal {
-    Principal::Person { name: "ann".into(), role: Role::Administrator }
+    Principal::Person { name: "ann".into(), role: Role::Administrator, limits: Default::default() }
 }
 
 fn site(folder: &Path) -> Sequences {

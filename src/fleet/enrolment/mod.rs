@@ -1,4 +1,14 @@
-//! Whether a machine that checks in is let in: a decision, nothing else.
+//! Whether a machine that checks in is let in: a decision, nothing else. What the decision reads (codes, the list of
+//! expected machines, the stopped keys) and what becomes of it is in [`db`].
+
+#[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
+pub mod code;
+#[cfg(feature = "server")]
+pub mod db;
+#[cfg(feature = "server")]
+pub mod expected;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +35,8 @@ pub struct Known<'a> {
     pub state: MachineState,
     /// SHA-256 of the public key that was approved last.
     pub approved_key: Option<&'a str>,
+    /// A person must say first which machine this is.
+    pub has_question: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +51,11 @@ pub enum Verdict {
     },
 }
 
-/// `rule` is the name of the first rule of the site that fits the machine.
-pub fn decide(known: Option<Known<'_>>, key: &str, rule: Option<&str>, policy: &Policy) -> Verdict {
-    let by_rule = || rule.map(|name| Verdict::Admit { by: Some(format!("rule:{name}")) });
+/// `by` names what lets the machine in without a person: `rule:lab`, `code:desk 4`, `serial list`.
+pub fn decide(known: Option<Known<'_>>, key: &str, by: Option<&str>, policy: &Policy) -> Verdict {
+    let without_a_person = || by.map(|by| Verdict::Admit { by: Some(by.to_owned()) });
     let Some(known) = known else {
-        return by_rule().unwrap_or(Verdict::Wait);
+        return without_a_person().unwrap_or(Verdict::Wait);
     };
     match known.state {
         MachineState::Rejected => {
@@ -52,9 +64,10 @@ pub fn decide(known: Option<Known<'_>>, key: &str, rule: Option<&str>, policy: &
         MachineState::Retired => {
             Verdict::Reject { reason: "this machine was retired; `remint machine approve` takes it back" }
         }
+        _ if known.has_question => Verdict::Wait,
         _ if known.approved_key == Some(key) => Verdict::Admit { by: None },
         MachineState::Deploying if policy.continue_runs => Verdict::Admit { by: Some("run under way".into()) },
-        _ => by_rule().unwrap_or(Verdict::Wait),
+        _ => without_a_person().unwrap_or(Verdict::Wait),
     }
 }
 
@@ -70,20 +83,28 @@ mod tests {
         let default = Policy::default();
         for (state, approved, rule, policy, expect) in [
             (None, None, None, &default, Verdict::Wait),
-            (None, None, Some("lab"), &default, admit(Some("rule:lab"))),
+            (None, None, Some("rule:lab"), &default, admit(Some("rule:lab"))),
             (Some(Waiting), None, None, &default, Verdict::Wait),
             (Some(Approved), Some("k"), None, &default, admit(None)),
             (Some(Managed), Some("old"), None, &default, Verdict::Wait),
-            (Some(Managed), Some("old"), Some("lab"), &default, admit(Some("rule:lab"))),
+            (Some(Managed), Some("old"), Some("rule:lab"), &default, admit(Some("rule:lab"))),
             (Some(Deploying), Some("old"), None, &default, admit(Some("run under way"))),
             (Some(Deploying), Some("old"), None, &ask, Verdict::Wait),
         ] {
-            let known = state.map(|state| Known { state, approved_key: approved });
+            let known = state.map(|state| Known { state, approved_key: approved, has_question: false });
             assert_eq!(decide(known, "k", rule, policy), expect, "{state:?} {approved:?} {rule:?}");
         }
         for state in [Rejected, Retired] {
-            let known = Some(Known { state, approved_key: Some("k") });
+            let known = Some(Known { state, approved_key: Some("k"), has_question: false });
             assert!(matches!(decide(known, "k", Some("lab"), &default), Verdict::Reject { .. }));
+        }
+    }
+
+    #[test]
+    fn nothing_but_an_answer_lets_a_machine_in_that_may_be_another_one() {
+        for state in [MachineState::Waiting, MachineState::Managed, MachineState::Deploying] {
+            let known = Some(Known { state, approved_key: Some("k"), has_question: true });
+            assert_eq!(decide(known, "k", Some("rule:lab"), &Policy::default()), Verdict::Wait);
         }
     }
 }

@@ -1,0 +1,346 @@
+//! A real appliance and a real agent on loopback: enrolment, renewal, a baseline, `kill -9`, retirement.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use remint::agent::enrol::{self, Applicant, MachineKey};
+use remint::agent::images;
+use remint::agent::state::{Folder, Identity};
+use remint::fleet::link::Stage;
+use remint::inventory::hardware;
+use remint::link;
+use remint::link::client::{Client, authority_fingerprint, fetch_authority};
+use remint::software::db::Stored;
+use remint::stdx::time::{Clock, SystemClock};
+use serde_json::Value;
+
+/// Everything here takes seconds; a busy computer is given minutes.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// What the agent may hold in memory while it has nothing to do.
+const IDLE_KIBIBYTES_MAX: u64 = 15 << 10;
+const MINUTES: &str = "certificate_minutes = 1\n";
+
+struct Bench {
+    folder: tempfile::TempDir,
+    https: u16,
+    http: u16,
+    appliance: Child,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.appliance.kill();
+        let _ = self.appliance.wait();
+    }
+}
+
+impl Bench {
+    /// A site that is served on loopback with these settings of enrolment; `None` where this user may not.
+    fn serve(enrolment: &str) -> Option<Bench> {
+        let folder = tempfile::tempdir().unwrap();
+        let site = folder.path().join("site");
+        let free_tcp = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (https, http) = (free_tcp(), free_tcp());
+        let tftp = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        remint(&site, &["init"]);
+        let network = format!(
+            "[network]\ninterface = \"lo\"\naddress = \"127.0.0.1\"\nhttps_port = {https}\nhttp_port = {http}\n\
+             tftp_port = {tftp}\n[dhcp]\nmode = \"off\"\n[enrolment]\n{enrolment}"
+        );
+        fs::write(site.join("remint.toml"), network).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remint"));
+        let command = command.args(["serve", "--data"]).arg(&site).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut appliance = command.spawn().unwrap();
+        let lines = BufReader::new(appliance.stdout.take().unwrap()).lines();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+        let served =
+            std::iter::from_fn(|| receiver.recv_timeout(PATIENCE).ok()).any(|line| line.contains("Remint serves"));
+        let bench = Bench { folder, https, http, appliance };
+        // The reader of the appliance's output must live as long as the appliance.
+        std::thread::spawn(move || receiver.iter().for_each(drop));
+        served.then_some(bench)
+    }
+
+    fn site(&self) -> PathBuf {
+        self.folder.path().join("site")
+    }
+
+    fn server(&self) -> String {
+        format!("https://127.0.0.1:{}", self.https)
+    }
+
+    fn authority(&self) -> String {
+        fs::read_to_string(self.site().join("keys/authority.pem")).unwrap()
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Value {
+        serde_json::from_slice(&remint(&self.site(), &[arguments, &["--json"]].concat())).unwrap()
+    }
+
+    /// Enrols this computer; a person approves it when it shows its code. The agent's folder comes of it.
+    fn enrol(&self) -> PathBuf {
+        let path = self.folder.path().join("agent");
+        let hardware = hardware::collect(Path::new("/"));
+        let applicant =
+            Applicant { stage: Stage::InstalledSystem, identity: hardware.identity(), arrived_by: None, hardware };
+        let stranger = Client::new(&self.server(), &self.authority(), None).unwrap();
+        let key = MachineKey::make().unwrap();
+        let code = key.pairing_code();
+        let enrolled = enrol::enrol(&stranger, key, &applicant, &mut |_, _| {
+            let waiting = self.ask(&["machine", "list", "--state", "waiting"]);
+            let machine = &waiting.as_array().unwrap()[0];
+            assert_eq!(machine["pairing_code"], code, "both ends show the same code");
+            remint(&self.site(), &["machine", "approve", machine["name"].as_str().unwrap()]);
+            None
+        })
+        .unwrap();
+        let identity = Identity::new(&self.server(), &self.authority(), &enrolled, SystemClock.now());
+        Folder::open(&path).unwrap().save_identity(&identity).unwrap();
+        path
+    }
+
+    /// An archive with a program that puts a file into `target`, or fails.
+    fn add_package(&self, name: &str, target: &Path, script: &str) {
+        let folder = self.folder.path().join("packages").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("install.sh"), format!("#!/bin/sh\n{script}\n")).unwrap();
+        let tar = Command::new("tar").args(["-C"]).arg(&folder).args(["--mode=0755", "-cf"]);
+        assert!(tar.arg(folder.join("payload.tar")).arg("install.sh").status().unwrap().success());
+        let description = format!(
+            "name: {name}\nversion: '1'\npayload: payload.tar\ninstall: {{archive: {{run: [./install.sh]}}}}\n\
+             detect: [{{file: {{path: {}}}}}]\n",
+            target.join(name).display()
+        );
+        fs::write(folder.join("package.yaml"), description).unwrap();
+        remint(&self.site(), &["package", "add", folder.join("package.yaml").to_str().unwrap()]);
+    }
+
+    fn apply_baseline(&self, text: &str) {
+        let file = self.folder.path().join("baseline.yaml");
+        fs::write(&file, text).unwrap();
+        remint(&self.site(), &["baseline", "apply", file.to_str().unwrap()]);
+    }
+
+    fn compliance(&self) -> Vec<Value> {
+        self.ask(&["baseline", "compliance"]).as_array().unwrap().clone()
+    }
+}
+
+/// Runs `remint ARGUMENTS --data SITE`; what it printed.
+fn remint(site: &Path, arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(env!("CARGO_BIN_EXE_remint")).args(arguments).arg("--data").arg(site).output().unwrap();
+    assert!(output.status.success(), "remint {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// The agent's service as a process; its lines are kept.
+struct Agent {
+    process: Child,
+    said: Arc<Mutex<String>>,
+}
+
+impl Agent {
+    fn start(folder: &Path) -> Agent {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remint-agent"));
+        let command = command.args(["service", "--folder"]).arg(folder).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let (kept, output) = (said.clone(), process.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            BufReader::new(output).lines().map_while(Result::ok).for_each(|line| {
+                let mut said = kept.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
+            });
+        });
+        Agent { process, said }
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    fn wait_to_say(&self, words: &str) {
+        wait(&format!("the agent says `{words}`"), || {
+            self.said().contains(words).then_some(()).ok_or_else(|| self.said())
+        });
+    }
+
+    fn resident_kibibytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Looks until it is so; the last thing that was seen is in the failure.
+fn wait<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let started = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(seen) if started.elapsed() > PATIENCE => panic!("{what} did not come to be: {seen}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+#[test]
+fn an_attacker_with_another_authority_is_not_believed() {
+    let Some(bench) = Bench::serve("") else { return println!("skipped: the appliance cannot be served here") };
+    let url = format!("http://127.0.0.1:{}/boot/authority.pem", bench.http);
+    let right = authority_fingerprint(&bench.authority()).unwrap();
+    assert_eq!(fetch_authority(&url, &right).unwrap(), bench.authority());
+    let wrong = fetch_authority(&url, &"ab".repeat(32)).unwrap_err();
+    assert!(matches!(&wrong, link::Error::Authority { found, .. } if *found == right), "{wrong}");
+    let other = tempfile::tempdir().unwrap();
+    remint(&other.path().join("site"), &["init"]);
+    let authority = fs::read_to_string(other.path().join("site/keys/authority.pem")).unwrap();
+    let client = Client::new(&bench.server(), &authority, None).unwrap();
+    let refused = client.get("/boot/authority.pem", 1 << 16).unwrap_err();
+    assert!(matches!(refused, link::Error::Reach { .. }), "a server of another site is not spoken to: {refused}");
+}
+
+#[test]
+fn a_certificate_is_renewed_by_itself_and_retirement_cuts_the_machine_off() {
+    let Some(bench) = Bench::serve(MINUTES) else { return println!("skipped: the appliance cannot be served here") };
+    let folder = bench.enrol();
+    let before = Folder::open(&folder).unwrap().identity().unwrap().unwrap();
+    let agent = Agent::start(&folder);
+    agent.wait_to_say("the certificate was renewed");
+    let after = Folder::open(&folder).unwrap().identity().unwrap().unwrap();
+    assert!(after.certificate_pem != before.certificate_pem && after.key_pem == before.key_pem);
+    drop(agent);
+    // Off for longer than the certificate lasts: it checks in again with the key that was approved.
+    let ended = Identity { certificate_pem: before.certificate_pem.clone(), ..after };
+    let valid_until = Instant::now();
+    wait("the first certificate has ended", || {
+        let client = Client::new(&bench.server(), &bench.authority(), ended.credentials().as_ref()).unwrap();
+        match client.call(&remint::software::link::FetchPolicy {}) {
+            Err(error) if error.is_refused_certificate() => Ok(()),
+            other => Err(format!("{:?} after {:?}", other.is_ok(), valid_until.elapsed())),
+        }
+    });
+    Folder::open(&folder).unwrap().save_identity(&ended).unwrap();
+    let agent = Agent::start(&folder);
+    agent.wait_to_say("let in as");
+    let name = ended.name.clone();
+    remint(&bench.site(), &["machine", "retire", &name]);
+    drop(agent);
+    let agent = Agent::start(&folder);
+    agent.wait_to_say("this machine was retired");
+    remint(&bench.site(), &["audit", "verify"]);
+}
+
+/// Five packages and five settings; the agent is killed again and again on the way.
+#[test]
+fn a_baseline_converges_through_kill_nine_and_drift_is_mended() {
+    let Some(bench) = Bench::serve("") else { return println!("skipped: the appliance cannot be served here") };
+    let target = bench.folder.path().join("target");
+    fs::create_dir_all(&target).unwrap();
+    let names = ["one", "two", "three", "four"];
+    for name in names {
+        bench.add_package(name, &target, &format!("sleep 0.2; echo {name} > {}", target.join(name).display()));
+    }
+    bench.add_package("unlucky", &target, "echo no luck today; exit 3");
+    let settings: String = (1..=5)
+        .map(|n| format!("  - file: {{path: {}/setting-{n}, content: 'n {n}', mode: '0640'}}\n", target.display()))
+        .collect();
+    bench.apply_baseline(&format!("name: base\npackages: [one, two, three, four, unlucky]\nsettings:\n{settings}"));
+    let folder = bench.enrol();
+    for round in 0..12 {
+        let mut agent = Agent::start(&folder);
+        std::thread::sleep(Duration::from_millis(40 + round * 170));
+        agent.process.kill().unwrap();
+    }
+    let agent = Agent::start(&folder);
+    let standing = wait("every package and setting is reported", || {
+        let all = bench.compliance();
+        if all.len() == 10 { Ok(all) } else { Err(format!("{all:?} {}", agent.said())) }
+    });
+    for finding in &standing {
+        let state = finding["state"].as_str().unwrap();
+        match finding["package"].as_str().unwrap() {
+            "unlucky" => {
+                assert_eq!(state, "failed");
+                let told = format!("{} {}", finding["reason"], finding["output"]);
+                assert!(told.contains("no luck today") || told.contains("ended the agent"), "{finding}");
+            }
+            _ => assert!(["held", "installed"].contains(&state), "{finding}"),
+        }
+    }
+    assert!(names.iter().all(|name| target.join(name).exists()));
+    wait("the agent is idle and small", || {
+        let kibibytes = agent.resident_kibibytes();
+        if kibibytes <= IDLE_KIBIBYTES_MAX { Ok(()) } else { Err(format!("{kibibytes} KiB")) }
+    });
+    println!("the idle agent holds {} KiB", agent.resident_kibibytes());
+    drop(agent);
+    fs::remove_file(target.join("two")).unwrap();
+    fs::write(target.join("setting-3"), "changed").unwrap();
+    let _agent = Agent::start(&folder);
+    wait("drift is mended", || {
+        let mended = target.join("two").exists() && fs::read_to_string(target.join("setting-3")).unwrap() == "n 3";
+        if mended { Ok(()) } else { Err(format!("{:?}", bench.compliance())) }
+    });
+}
+
+/// A payload of which one byte in twenty has changed.
+#[test]
+fn an_upgrade_fetches_the_difference() {
+    let Some(bench) = Bench::serve("") else { return println!("skipped: the appliance cannot be served here") };
+    const BYTES: usize = 24 << 20;
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut payload: Vec<u8> = (0..BYTES)
+        .map(|_| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 56) as u8
+        })
+        .collect();
+    let add = |version: &str, payload: &[u8]| -> Stored {
+        let folder = bench.folder.path().join(version);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("tool"), payload).unwrap();
+        let text = format!(
+            "name: tool\nversion: '{version}'\npayload: tool\ninstall: {{script: {{}}}}\ndetect: [{{file: {{path: /x}}}}]\n"
+        );
+        fs::write(folder.join("tool.yaml"), text).unwrap();
+        remint(&bench.site(), &["package", "add", folder.join("tool.yaml").to_str().unwrap()]);
+        serde_json::from_value(bench.ask(&["package", "show", &format!("tool@{version}")])).unwrap()
+    };
+    let identity = Folder::open(&bench.enrol()).unwrap().identity().unwrap().unwrap();
+    let client = Client::new(&bench.server(), &bench.authority(), identity.credentials().as_ref()).unwrap();
+    let target = bench.folder.path().join("payload");
+    let apply = |stored: &Stored| {
+        images::apply_file(&client, &identity.site_public_key, &stored.content.version, &target, None).unwrap()
+    };
+    let first = apply(&add("1", &payload));
+    assert!(first.wire_bytes as usize >= BYTES, "random bytes do not compress: {}", first.wire_bytes);
+    // Five parts of one per cent each.
+    for part in 0..5 {
+        let start = part * BYTES / 5 + 12_345;
+        payload[start..start + BYTES / 100].iter_mut().for_each(|byte| *byte = !*byte);
+    }
+    let second = apply(&add("2", &payload));
+    assert!(fs::read(&target).unwrap() == payload);
+    let share = second.wire_bytes as f64 / BYTES as f64;
+    println!(
+        "an upgrade of {BYTES} bytes with 5 % changed fetched {} bytes, {:.1} %",
+        second.wire_bytes,
+        share * 100.0
+    );
+    assert!(share < 0.10, "{share}");
+}
