@@ -46,6 +46,8 @@ pub struct Request {
     pub shim_deb: Option<PathBuf>,
     pub signed_grub_deb: Option<PathBuf>,
     pub tool_debs: Option<Vec<PathBuf>>,
+    /// Bring a shell along, which runs in debug mode offer on the machine's own console.
+    pub debug_shell: bool,
     pub memtest_deb: Option<PathBuf>,
     /// Firmware files for the drivers of real machines.
     pub firmware: bool,
@@ -75,8 +77,6 @@ pub struct Ia32 {
     /// The last Debian release that has it is 12.
     pub shim: Source,
     pub signed_grub: Source,
-    /// Bring a shell along, which runs in debug mode offer on the machine's own console.
-    pub debug_shell: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -150,7 +150,18 @@ pub(super) fn export_wim(
     random.map_err(|_| Failure::new("draw random numbers"))?;
     let now = tree::windows_time(context.site()?.clock.now().milliseconds());
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let options = capture::Options { compression, exclude: &[], name: String::new(), now, guid, workers };
+    let options = capture::Options {
+        compression,
+        solid: false,
+        integrity: false,
+        append: false,
+        exclude: &[],
+        name: String::new(),
+        description: String::new(),
+        now,
+        guid,
+        workers,
+    };
     let progress = Progress::default();
     let work = || export::export(manifest, source, file, &options, &progress);
     let bytes = shown("exporting", &progress, work)?;

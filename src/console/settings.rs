@@ -13,7 +13,7 @@ use super::page::page;
 use super::part::{Tone, badge, facts, guarded, instant, nothing, section, table};
 use crate::access::db::{self, Error, Gate, Person, Token};
 use crate::access::secret::Secret;
-use crate::access::{Capability, Principal, Role};
+use crate::access::{Capability, Limits, Principal, Role};
 use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
 use crate::stdx::time::Timestamp;
 
@@ -217,7 +217,8 @@ async fn add_token(
     let days: Option<i64> = fields.number("days").filter(|days| (1..=3650).contains(days));
     blocking(move || {
         let gate = &pages.gate;
-        let made = db::create_token(&gate.db, &caller.principal, &name, role, days, gate.clock.now());
+        let made =
+            db::create_token(&gate.db, &caller.principal, &name, (role, &Limits::default()), days, gate.clock.now());
         let secret: Secret = made.map_err(|error| problem(&error))?;
         let body =
             once(&format!("The token {name}, for `Authorization: Bearer …` and REMINT_TOKEN."), secret.reveal(), None);

@@ -495,6 +495,7 @@ mod tests {
             created_at: Timestamp::default(),
             seen_at: Timestamp::default(),
             notice: None,
+            question: None,
         }
     }
 

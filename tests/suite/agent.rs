@@ -110,7 +110,8 @@ impl Bench {
         let folder = self.folder.path().join("packages").join(name);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("install.sh"), format!("#!/bin/sh\n{script}\n")).unwrap();
-        let tar = Command::new("tar").args(["-C"]).arg(&folder).args(["--mode=0755", "-cf"]);
+        let mut tar = Command::new("tar");
+        tar.args(["-C"]).arg(&folder).args(["--mode=0755", "-cf"]);
         assert!(tar.arg(folder.join("payload.tar")).arg("install.sh").status().unwrap().success());
         let description = format!(
             "name: {name}\nversion: '1'\npayload: payload.tar\ninstall: {{archive: {{run: [./install.sh]}}}}\n\

@@ -208,6 +208,7 @@ mod tests {
             identity: Identity { system_serial: serial.clone(), board_serial: serial, ..Identity::default() },
             arrived_by: None,
             request_pem: String::new(),
+            code: None,
             hardware: serde_json::Value::Null,
             agent: String::new(),
         };

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 
-use super::{ALL, Collection};
+use super::{ALL, Collection, Definition, Member};
 use crate::access::Capability;
 use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
 use crate::console::form::{Fields, escaped};
@@ -56,7 +56,12 @@ async fn collections(State(pages): State<FleetPages>, caller: Caller) -> Result<
 }
 
 fn edit_form(collection: Option<&Collection>, machines: &[Machine]) -> Markup {
-    let holds = |machine: &Machine| collection.is_some_and(|c| c.machines.iter().any(|member| member.id == machine.id));
+    let among = |members: &[Member], machine: &Machine| members.iter().any(|member| member.id == machine.id);
+    let query = collection.and_then(|collection| collection.query.as_deref());
+    // With a query the ticks are those that are in it whatever the query finds.
+    let holds = |machine: &Machine| {
+        collection.is_some_and(|c| among(if query.is_some() { &c.include } else { &c.machines }, machine))
+    };
     html! {
         form method="post" action="/collections" {
             @match collection {
@@ -64,8 +69,14 @@ fn edit_form(collection: Option<&Collection>, machines: &[Machine]) -> Markup {
                 None => { label.field { "Name" input name="name" required maxlength="80" autocomplete="off"; } }
             }
             label.field { "Note" input name="note" value=(collection.map(|c| c.note.as_str()).unwrap_or_default()) autocomplete="off"; }
+            label.field { "Query, for a collection that follows the inventory"
+                textarea name="query" rows="3" spellcheck="false" placeholder="SELECT id FROM machines WHERE memory_bytes > 8000000000" { (query.unwrap_or_default()) }
+            }
+            @for member in collection.map(|collection| collection.exclude.as_slice()).unwrap_or_default() {
+                label.tick { input type="checkbox" name="exclude" value=(member.id) checked; " Never " (member.name) }
+            }
             fieldset {
-                legend { "Machines (" span data-count="machine" {} ")" }
+                legend { @if query.is_some() { "Always these machines (" } @else { "Machines (" } span data-count="machine" {} ")" }
                 @if machines.is_empty() { (nothing("No machine is known yet.")) }
                 @else {
                     input type="search" data-narrows="members" aria-label="Narrow the list" placeholder="Narrow the list";
@@ -94,6 +105,8 @@ async fn collection(
         let may_edit = caller.principal.may(Capability::EditCollection) && name != ALL;
         let body = html! {
             @if !collection.note.is_empty() { p { (collection.note) } }
+            @if let Some(query) = &collection.query { p { "Follows the inventory: " code { (query) } } }
+            @if let Some(error) = &collection.error { p.problem { "The query could not be asked: " (error) } }
             @if !members.is_empty() && caller.principal.may(Capability::Deploy) {
                 p.actions { a.button href={ "/deployments/new?collection=" (escaped(&name)) } { "Deploy to this collection" } }
             }
@@ -132,8 +145,13 @@ fn member_table(members: &[&Machine]) -> Markup {
 async fn put(State(pages): State<FleetPages>, caller: Caller, Form(fields): Form<Fields>) -> Result<Response, Problem> {
     blocking(move || {
         let name = fields.text("name");
-        let machines = fields.list("machine");
-        let done = pages.fleet.put_collection(name, fields.text("note"), &machines, &caller.principal);
+        let definition = Definition {
+            note: fields.text("note").to_owned(),
+            query: fields.given("query").map(str::to_owned),
+            machines: fields.list("machine"),
+            exclude: fields.list("exclude"),
+        };
+        let done = pages.fleet.put_collection(name, &definition, &caller.principal);
         let collection = done.map_err(|error| problem(&error))?;
         Ok(Redirect::to(&address(&collection.name)).into_response())
     })

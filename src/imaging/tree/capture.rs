@@ -75,7 +75,7 @@ impl Importer<'_> {
 fn one_name_for_two(source: &Source<'_>) -> Error {
     let path = match &source.kind {
         Kind::File { path, .. } => path.clone(),
-        Kind::Memory(_) | Kind::At { .. } => "a link".into(),
+        Kind::Memory(_) | Kind::At { .. } | Kind::Blob(_) => "a link".into(),
     };
     WimError::Capture { path, what: "another file has the same SHA-1 and not the same content" }.into()
 }
@@ -130,6 +130,10 @@ fn take(source: &Source<'_>, builder: &Builder<'_>, progress: &Progress) -> Resu
                 source.read_exact_at(buffer, offset + at).map_err(Error::read(format!("byte {at} of a content")))
             };
             take_runs(*bytes, read, builder, progress)
+        }
+        Kind::Blob(_) => {
+            let what = "it is a content of a WIM file: import that file instead";
+            Err(WimError::Capture { path: "a content".into(), what }.into())
         }
     }
 }

@@ -101,7 +101,7 @@ impl<'a> ImageBytes<'a> {
             verified.open(entry.sealed(&sealed)).map_err(|damage| Error::DamagedChunk {
                 chunk: extent.chunk,
                 pack,
-                from: self.source.name(),
+                from: self.source.name().into(),
                 damage,
             })?;
             let (from, to) = (extent.offset.max(offset), extent.end().min(end));

@@ -62,7 +62,18 @@ impl Lab {
 }
 
 fn wim_options(compression: Compression) -> capture::Options<'static> {
-    capture::Options { compression, exclude: &[], name: "tree".into(), now: 1, guid: [1; 16], workers: 2 }
+    capture::Options {
+        compression,
+        solid: false,
+        integrity: false,
+        append: false,
+        exclude: &[],
+        name: "tree".into(),
+        description: String::new(),
+        now: 1,
+        guid: [1; 16],
+        workers: 2,
+    }
 }
 
 /// Bytes that differ from seed to seed and do not compress.

@@ -275,6 +275,7 @@ fn rollout_fields() -> Markup {
                 label.field { "Stop when more of a ring failed than, in percent" input type="number" name="failures_percent_max" min="0" max="100" value="100"; }
             }
             label.tick { input type="checkbox" name="wake" value="yes"; " Wake machines over the network when it is their turn" }
+            label.tick { input type="checkbox" name="debug" value="yes"; " Stop before each step (debug)" }
             p.hint { "All machines that are in no ring are the last ring. A ring begins when those before it are over." }
         }
     }
@@ -306,6 +307,7 @@ fn request(sequences: &Sequences, fields: &Fields) -> Result<Request, Problem> {
         variables,
         rollout,
         confirm: None,
+        debug: fields.has("debug"),
     })
 }
 

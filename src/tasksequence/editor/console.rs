@@ -193,7 +193,7 @@ async fn check(State(sequences): Shared, caller: Caller, Form(fields): Form<Fiel
 async fn publish(State(sequences): Shared, caller: Caller, Form(fields): Form<Fields>) -> Result<Response, Problem> {
     blocking(move || {
         let document = fields.document("document");
-        match sequences.publish(&document, &caller.principal) {
+        match sequences.publish(&document, &files_beside(&sequences, &document), &caller.principal) {
             Ok(record) => Ok(Redirect::to(&format!("/sequences/{}", escaped(&record.name))).into_response()),
             Err(Error::Document(_)) => editor(&sequences, &caller, &document, None),
             Err(error) => Err(problem(&error)),
@@ -202,10 +202,18 @@ async fn publish(State(sequences): Shared, caller: Caller, Form(fields): Form<Fi
     .await
 }
 
+/// What lay beside the document when it was published last: what it includes goes on being found.
+fn files_beside(sequences: &Sequences, document: &str) -> parser::Files {
+    let name = parser::to_json(document).ok().and_then(|document| Some(document["name"].as_str()?.to_owned()));
+    let published = name.and_then(|name| sequences.sequence(&name).ok());
+    published.map(|(record, _)| record.files).unwrap_or_default()
+}
+
 /// The editor with everything that the checker finds, and the plan for `machine` when nothing is wrong.
 fn editor(sequences: &Sequences, caller: &Caller, document: &str, machine: Option<&str>) -> Result<Response, Problem> {
     let machines = sequences.fleet.machines().map_err(|error| crate::fleet::api::problem(&error))?;
-    let parsed = parser::parse_for(document, Known { images: (sequences.lookup.images)() });
+    let known = Known { images: (sequences.lookup.images)() };
+    let parsed = parser::parse_for(document, &files_beside(sequences, document), known);
     let problems = parsed.as_ref().err().cloned().unwrap_or_default();
     let planned = machine.and_then(|machine| Some(planned(sequences, parsed.as_ref().ok()?, machine)));
     let may_publish = caller.principal.may(Capability::EditSequence);

@@ -431,7 +431,7 @@ fn telling<T: Send>(progress: &Progress, watch: &mut dyn Watch, work: impl FnOnc
 /// The same as in a run order, for a version that was published just now.
 fn grant_of(name: &str, id: &VersionId) -> ImageGrant {
     let name = name.to_owned();
-    ImageGrant { reference: name.clone(), name, version: id.to_string(), disk_bytes: 0, used_bytes: 0 }
+    ImageGrant { reference: name.clone(), name, version: id.to_string(), disk_bytes: 0, used_bytes: 0, tree: false }
 }
 
 fn image_failed(error: imaging::error::Error) -> HostError {
