@@ -25,6 +25,7 @@ pub mod collection;
 pub mod console;
 #[cfg(feature = "server")]
 pub mod db;
+#[cfg(feature = "server")]
 pub mod question;
 #[cfg(feature = "server")]
 pub mod room;
