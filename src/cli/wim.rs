@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::context::Context;
+use super::progress::shown;
 use super::{Failure, output};
 use crate::imaging::wim::codec::Compression;
 use crate::imaging::wim::reader::{OnDamage, Wim};
 use crate::imaging::wim::tree::{self, Tree};
 use crate::imaging::wim::verify;
-use crate::imaging::wim::{apply, capture};
+use crate::imaging::wim::{apply, capture, export};
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::monitor::Progress;
 use crate::stdx::time::{Clock, SystemClock, Timestamp};
@@ -42,19 +43,64 @@ pub(super) enum Command {
         #[arg(long)]
         keep_going: bool,
     },
-    /// Read a folder into a new WIM file, with owners, permissions, links and attributes
-    Capture {
-        folder: PathBuf,
-        file: PathBuf,
-        #[arg(long, value_parser = ["none", "xpress", "lzx"], default_value = "xpress")]
-        compress: String,
-        /// Paths to leave out, from the root of the folder: `/proc/*`, `*.tmp`; may be repeated
-        #[arg(long, value_name = "PATTERN")]
-        exclude: Vec<String>,
-        /// Name of the image; the folder's without it
-        #[arg(long)]
-        name: Option<String>,
-    },
+    /// Read a folder into a WIM file, with owners, permissions, links and attributes
+    Capture(CaptureArguments),
+    /// Take images over into another WIM file: compressed anew, solid, split, or with those that it has
+    Export(ExportArguments),
+}
+
+#[derive(Args)]
+pub(super) struct CaptureArguments {
+    folder: PathBuf,
+    file: PathBuf,
+    /// none, xpress (the default) or lzx; a file that is appended to keeps its own
+    #[arg(long, value_parser = ["none", "xpress", "lzx"])]
+    compress: Option<String>,
+    /// Compress all contents together: smaller, and slower to take single files from
+    #[arg(long)]
+    solid: bool,
+    /// Write an integrity table
+    #[arg(long)]
+    integrity: bool,
+    /// Add the image to a file that exists
+    #[arg(long)]
+    append: bool,
+    /// Paths to leave out, from the root of the folder: `/proc/*`, `*.tmp`; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Name of the image; the folder's without it
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long, default_value = "")]
+    description: String,
+}
+
+#[derive(Args)]
+pub(super) struct ExportArguments {
+    source: PathBuf,
+    /// Number or name of the image, or `all`
+    image: String,
+    file: PathBuf,
+    /// none, xpress or lzx; as the source without it
+    #[arg(long, value_parser = ["none", "xpress", "lzx"])]
+    compress: Option<String>,
+    /// Compress all contents together
+    #[arg(long)]
+    solid: bool,
+    /// Write an integrity table
+    #[arg(long)]
+    integrity: bool,
+    /// Add the images to a file that exists
+    #[arg(long)]
+    append: bool,
+    /// Write a set of parts (FILE, FILE2, FILE3 ...) of at most this many MiB each
+    #[arg(long, value_name = "MIB", conflicts_with = "append", conflicts_with = "solid", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    split: Option<u64>,
+    /// Another name for the image
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long)]
+    description: Option<String>,
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
@@ -65,16 +111,32 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Apply { file, image, folder, keep_going } => {
             apply(&file, &image, &folder, on_damage(keep_going), context)
         }
-        Command::Capture { folder, file, compress, exclude, name } => {
-            let compression = match compress.as_str() {
-                "none" => Compression::None,
-                "lzx" => Compression::Lzx,
-                _ => Compression::Xpress,
-            };
-            let folder_name = || folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let name = name.unwrap_or_else(folder_name);
-            capture(&folder, &file, compression, &exclude, name, context)
-        }
+        Command::Capture(arguments) => capture(&arguments, context),
+        Command::Export(arguments) => export(&arguments, context),
+    }
+}
+
+fn compression(name: &str) -> Compression {
+    match name {
+        "none" => Compression::None,
+        "lzx" => Compression::Lzx,
+        _ => Compression::Xpress,
+    }
+}
+
+fn random_guid() -> Result<[u8; 16], Failure> {
+    let mut guid = [0; 16];
+    let random = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut guid);
+    random.map_err(|_| Failure::new("draw random numbers"))?;
+    Ok(guid)
+}
+
+/// The compression of a file that is appended to cannot be chosen.
+fn chosen(compress: Option<&str>, append: bool) -> Result<Option<Compression>, Failure> {
+    match (compress, append) {
+        (Some(_), true) => Err(Failure::new("append with a compression of its own")
+            .with_hint("leave --compress out: the file keeps its compression; `remint wim export` writes a new one")),
+        (compress, _) => Ok(compress.map(compression)),
     }
 }
 
@@ -166,7 +228,8 @@ fn entry_json(wim: &Wim, tree: &Tree, index: usize) -> serde_json::Value {
 
 fn verify(file: &Path, context: &Context) -> Result<(), Failure> {
     let wim = Wim::open(file, OnDamage::KeepGoing)?;
-    let report = verify::verify(&wim, workers(), &Progress::default())?;
+    let progress = Progress::default();
+    let report = shown("verify", &progress, || verify::verify(&wim, workers(), &progress))?;
     let faults: Vec<_> = wim.faults.iter().chain(&report.faults).collect();
     if context.json() {
         let said: Vec<String> = faults.iter().map(|fault| chain(*fault)).collect();
@@ -196,7 +259,9 @@ fn verify(file: &Path, context: &Context) -> Result<(), Failure> {
 fn apply(file: &Path, image: &str, folder: &Path, on_damage: OnDamage, context: &Context) -> Result<(), Failure> {
     let wim = Wim::open(file, on_damage)?;
     let index = wim.find_image(image)?;
-    let report = apply::apply(&wim, index, folder, on_damage, workers(), &Progress::default())?;
+    let progress = Progress::default();
+    let work = || apply::apply(&wim, index, folder, on_damage, workers(), &progress);
+    let report = shown("apply", &progress, work)?;
     let faults: Vec<String> = wim.faults.iter().chain(&report.faults).map(|fault| chain(fault)).collect();
     if context.json() {
         output::json(&json!({
@@ -218,30 +283,76 @@ fn apply(file: &Path, image: &str, folder: &Path, on_damage: OnDamage, context: 
     }
 }
 
-fn capture(
-    folder: &Path,
-    file: &Path,
-    compression: Compression,
-    exclude: &[String],
-    name: String,
-    context: &Context,
-) -> Result<(), Failure> {
-    let mut guid = [0; 16];
-    let random = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut guid);
-    random.map_err(|_| Failure::new("draw random numbers"))?;
-    let now = tree::windows_time(SystemClock.now().milliseconds());
-    let options = capture::Options { compression, exclude, name, now, guid, workers: workers() };
-    let report = capture::capture(folder, file, &options, &Progress::default())?;
+fn capture(arguments: &CaptureArguments, context: &Context) -> Result<(), Failure> {
+    let compression = chosen(arguments.compress.as_deref(), arguments.append)?;
+    let folder_name = || arguments.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let options = capture::Options {
+        compression: compression.unwrap_or(Compression::Xpress),
+        solid: arguments.solid,
+        integrity: arguments.integrity,
+        append: arguments.append,
+        exclude: &arguments.exclude,
+        name: arguments.name.clone().unwrap_or_else(folder_name),
+        description: arguments.description.clone(),
+        now: tree::windows_time(SystemClock.now().milliseconds()),
+        guid: random_guid()?,
+        workers: workers(),
+    };
+    let progress = Progress::default();
+    let work = || capture::capture(&arguments.folder, &arguments.file, &options, &progress);
+    let report = shown("capture", &progress, work)?;
     if context.json() {
         return output::json(&json!({
-            "folders": report.folders, "files": report.files, "bytes": report.bytes, "excluded": report.excluded,
-            "stored_bytes": report.stored_bytes,
+            "image": report.image, "folders": report.folders, "files": report.files, "bytes": report.bytes,
+            "excluded": report.excluded, "stored_bytes": report.stored_bytes,
         }));
     }
     let (bytes, stored) = (output::size(report.bytes), output::size(report.stored_bytes));
-    output::line(format!("{} files, {} folders, {bytes} in {stored}", report.files, report.folders));
+    let (image, folders) = (report.image, report.folders);
+    output::line(format!("image {image}: {} files, {folders} folders, {bytes}; the file has {stored}", report.files));
     if report.excluded > 0 {
         output::line(format!("left out by pattern: {}", report.excluded));
     }
+    Ok(())
+}
+
+fn export(arguments: &ExportArguments, context: &Context) -> Result<(), Failure> {
+    let wim = Wim::open(&arguments.source, OnDamage::Stop)?;
+    let images: Vec<u32> = match arguments.image.as_str() {
+        "all" => (1..=wim.image_count()).collect(),
+        image => vec![wim.find_image(image)?],
+    };
+    if images.len() != 1 && (arguments.name.is_some() || arguments.description.is_some()) {
+        return Err(Failure::new("give several images one name").with_hint("export them one by one, with --append"));
+    }
+    let own = if wim.compression == Compression::Lzms { Compression::Lzx } else { wim.compression };
+    let compression = chosen(arguments.compress.as_deref(), arguments.append)?.unwrap_or(own);
+    let shape = export::Shape {
+        integrity: arguments.integrity,
+        part_bytes_max: arguments.split.map_or(u64::MAX, |mebibytes| mebibytes << 20),
+        ..export::Shape::new(compression, random_guid()?)
+    };
+    let options = export::Options {
+        shape,
+        solid: arguments.solid,
+        append: arguments.append,
+        name: arguments.name.clone(),
+        description: arguments.description.clone(),
+        workers: workers(),
+    };
+    let progress = Progress::default();
+    let work = || export::export(&wim, &images, &arguments.file, &options, &progress);
+    let report = shown("export", &progress, work)?;
+    if context.json() {
+        return output::json(&json!({
+            "images": report.images, "contents": report.contents, "bytes": report.bytes,
+            "stored_bytes": report.stored_bytes, "parts": report.parts,
+        }));
+    }
+    let (bytes, stored) = (output::size(report.bytes), output::size(report.stored_bytes));
+    let (images, contents, parts) = (report.images, report.contents, report.parts);
+    output::line(format!(
+        "{images} images: {contents} contents that were not there, {bytes}; {stored} in {parts} files"
+    ));
     Ok(())
 }

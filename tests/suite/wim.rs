@@ -1,8 +1,9 @@
-//! WIM files that wimlib-imagex made from trees, read and applied by us; damaged files.
+//! WIM files that wimlib-imagex made from trees, read and applied by us, and the other way round; damaged files.
 
 #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,10 @@ use std::process::{Command, Stdio};
 use remint::imaging::wim::codec::Compression;
 use remint::imaging::wim::reader::{OnDamage, Wim};
 use remint::imaging::wim::{apply, capture, verify};
+use remint::stdx::xattr;
+
+mod damage;
+mod write;
 
 /// Everything of a tree that a Linux folder holds, by path.
 fn snapshot(folder: &Path) -> BTreeMap<PathBuf, String> {
@@ -33,7 +38,8 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, String> {
         inodes.entry(stat.ino()).or_insert_with(Vec::new).push(relative.clone());
         let links = if stat.is_dir() { 0 } else { stat.nlink() };
         let time = (stat.mtime(), stat.mtime_nsec() / 100);
-        let facts = format!("{:o} {} {} {links} {time:?} {content}", stat.mode(), stat.uid(), stat.gid());
+        let xattrs = xattrs(&path);
+        let facts = format!("{:o} {} {} {links} {time:?} {content} {xattrs:?}", stat.mode(), stat.uid(), stat.gid());
         seen.insert(relative, facts);
     }
     for names in inodes.values_mut().filter(|names| names.len() > 1) {
@@ -43,6 +49,11 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, String> {
         }
     }
     seen
+}
+
+fn xattrs(path: &Path) -> BTreeMap<CString, Vec<u8>> {
+    let names = xattr::names_at(path).unwrap_or_default();
+    names.into_iter().map(|name| (name.clone(), xattr::value_at(path, &name).unwrap())).collect()
 }
 
 struct Random(u64);
@@ -59,7 +70,8 @@ impl Random {
             0 => 0,
             1 => 1 + self.below(40),
             2 => 1_200_000 + self.below(900_000),
-            _ => self.below(100_000),
+            3..10 => self.below(100_000),
+            _ => self.below(9_000),
         };
         let kind = self.below(4);
         let words: Vec<u64> = (0..64).map(|_| self.below(u64::MAX >> 33)).collect();
@@ -86,7 +98,8 @@ impl Random {
     }
 }
 
-/// A tree with files of all kinds of content, hard and symbolic links, permissions and times.
+/// A tree with files of all kinds of content, hard and symbolic links, pipes and sockets, permissions, times, attributes,
+/// and as root owners and devices.
 fn make_tree(folder: &Path, seed: u64) {
     let mut random = Random(seed);
     let mut folders = vec![folder.to_owned()];
@@ -96,10 +109,15 @@ fn make_tree(folder: &Path, seed: u64) {
         let path = parent.join(
             ["a", "Ä ö", "x:y", "back\\slash", "日本", "𝄞"][random.below(6) as usize].to_owned() + &number.to_string(),
         );
-        match random.below(8) {
+        match random.below(9) {
             0 | 1 => {
                 fs::create_dir(&path).unwrap();
+                make_attributes(&path, &mut random);
                 folders.push(path);
+                continue;
+            }
+            8 => {
+                make_node(&path, &mut random);
                 continue;
             }
             2 => {
@@ -109,6 +127,7 @@ fn make_tree(folder: &Path, seed: u64) {
             3 if !files.is_empty() => fs::hard_link(&files[random.below(files.len() as u64) as usize], &path).unwrap(),
             _ => fs::write(&path, random.content()).unwrap(),
         }
+        make_attributes(&path, &mut random);
         let mode = [0o644, 0o755, 0o400, 0o4755][random.below(4) as usize];
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let time = std::time::UNIX_EPOCH
@@ -116,6 +135,31 @@ fn make_tree(folder: &Path, seed: u64) {
         fs::File::open(&path).and_then(|file| file.set_modified(time)).unwrap();
         files.push(path);
     }
+}
+
+/// Attributes where the file system has them, and an owner where that may be given.
+fn make_attributes(path: &Path, random: &mut Random) {
+    for number in 0..random.below(6).saturating_sub(3) {
+        let value: Vec<u8> = (0..random.below(300)).map(|_| random.below(256) as u8).collect();
+        let _ = xattr::set_at(path, &CString::new(format!("user.remint.{number}")).unwrap(), &value);
+    }
+    if random.below(3) == 0 && nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(path, Some(random.below(70_000) as u32), Some(random.below(70_000) as u32)).unwrap();
+    }
+}
+
+/// A pipe, a socket, or as root a device.
+fn make_node(path: &Path, random: &mut Random) {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let mode = Mode::from_bits_truncate(0o640);
+    let (kind, device) = match random.below(4) {
+        0 => (SFlag::S_IFIFO, 0),
+        1 => (SFlag::S_IFSOCK, 0),
+        _ if !nix::unistd::geteuid().is_root() => (SFlag::S_IFIFO, 0),
+        2 => (SFlag::S_IFCHR, makedev(random.below(200), random.below(100_000))),
+        _ => (SFlag::S_IFBLK, makedev(random.below(200), random.below(256))),
+    };
+    mknod(path, kind, mode, device).unwrap();
 }
 
 /// Runs wimlib-imagex; `None` when it is not installed.
@@ -170,7 +214,7 @@ fn what_wimlib_captures_with_xpress_is_applied_identically() {
 
 #[test]
 fn what_wimlib_captures_with_lzx_is_applied_identically() {
-    check_trees(&["--compress=lzx"], 200..240);
+    check_trees(&["--compress=lzx"], 200..235);
     check_trees(&["--compress=lzx", "--chunk-size=256K", "--check"], 250..265);
 }
 
@@ -278,53 +322,66 @@ fn what_is_sound_of_a_damaged_file_is_applied_and_the_rest_is_said() {
     assert_eq!(fs::read(path("kept/other")).unwrap(), fs::read(path("tree/other")).unwrap());
 }
 
-fn capture_to(tree: &Path, file: &Path, compression: Compression) -> capture::Report {
-    let exclude = ["/*/excluded*".to_owned()];
-    let options =
-        capture::Options { compression, exclude: &exclude, name: "tree".to_owned(), now: 1, guid: [7; 16], workers: 2 };
-    capture::capture(tree, file, &options, &Default::default()).unwrap()
+fn capture_options(compression: Compression) -> capture::Options<'static> {
+    capture::Options {
+        compression,
+        solid: false,
+        integrity: false,
+        append: false,
+        exclude: &[],
+        name: "tree".to_owned(),
+        description: String::new(),
+        now: 1,
+        guid: [7; 16],
+        workers: 2,
+    }
 }
 
 /// Captures random trees; wimlib and we give them back identically.
-fn check_captures(compression: Compression, seeds: std::ops::Range<u64>) {
+fn check_captures(options: &capture::Options<'_>, seeds: std::ops::Range<u64>) {
     for seed in seeds {
         let temporary = tempfile::tempdir().unwrap();
         let path = |name: &str| temporary.path().join(name);
         fs::create_dir(path("tree")).unwrap();
         make_tree(&path("tree"), seed);
-        fs::create_dir_all(path("tree/zz")).unwrap();
-        let before = snapshot(&path("tree"));
-        fs::write(path("tree/zz/excluded"), "not this").unwrap();
         let file = path("x.wim");
-        assert_eq!(capture_to(&path("tree"), &file, compression).excluded, 1);
-        let report = verify::verify(&Wim::open(&file, OnDamage::Stop).unwrap(), 2, &Default::default()).unwrap();
-        assert!(report.faults.is_empty(), "seed {seed}: {:?}", report.faults);
-        let text = |name: &str| path(name).to_str().unwrap().to_owned();
-        apply_to(&file, &path("ours"));
-        let timeless = |mut tree: BTreeMap<PathBuf, String>| {
-            // Its time changed when the excluded file was made.
-            tree.remove(Path::new("zz"));
-            tree
-        };
-        assert_eq!(timeless(snapshot(&path("ours"))), timeless(before.clone()), "seed {seed}, applied by us");
-        let Some(verified) = wimlib(&["verify", &text("x.wim")]) else { continue };
-        assert!(verified, "wimlib verifies seed {seed}");
-        assert_eq!(wimlib(&["apply", &text("x.wim"), "1", &text("theirs"), "--unix-data"]), Some(true), "seed {seed}");
-        assert_eq!(timeless(snapshot(&path("theirs"))), timeless(before), "seed {seed}, applied by wimlib");
+        capture::capture(&path("tree"), &file, options, &Default::default()).unwrap();
+        check_file(&file, &path("tree"), temporary.path(), &format!("seed {seed}"));
     }
+}
+
+/// The first image of `file` is `tree`, for wimlib and for us.
+fn check_file(file: &Path, tree: &Path, work: &Path, what: &str) {
+    let expected = snapshot(tree);
+    let report = verify::verify(&Wim::open(file, OnDamage::Stop).unwrap(), 2, &Default::default()).unwrap();
+    assert!(report.faults.is_empty(), "{what}: {:?}", report.faults);
+    let (ours, theirs) = (work.join("ours"), work.join("theirs"));
+    apply_to(file, &ours);
+    assert_eq!(snapshot(&ours), expected, "{what}, applied by us");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let references = format!("--ref={}", text(&work.join("*.swm")));
+    let references: &[&str] = if file.extension().is_some_and(|e| e == "swm") { &[&references] } else { &[] };
+    let Some(verified) = wimlib(&[&["verify", &text(file)], references].concat()) else { return };
+    assert!(verified, "wimlib verifies {what}");
+    let (from, to) = (text(file), text(&theirs));
+    let applied = wimlib(&[&["apply", &from, "1", &to, "--unix-data"], references].concat());
+    assert_eq!(applied, Some(true), "{what}");
+    assert_eq!(snapshot(&theirs), expected, "{what}, applied by wimlib");
+    fs::remove_dir_all(ours).unwrap();
+    fs::remove_dir_all(theirs).unwrap();
 }
 
 #[test]
 fn what_we_capture_uncompressed_wimlib_verifies_and_applies_identically() {
-    check_captures(Compression::None, 1000..1030);
+    check_captures(&capture_options(Compression::None), 1000..1030);
 }
 
 #[test]
 fn what_we_capture_with_xpress_wimlib_verifies_and_applies_identically() {
-    check_captures(Compression::Xpress, 1100..1170);
+    check_captures(&capture_options(Compression::Xpress), 1100..1140);
 }
 
 #[test]
 fn what_we_capture_with_lzx_wimlib_verifies_and_applies_identically() {
-    check_captures(Compression::Lzx, 1200..1230);
+    check_captures(&capture_options(Compression::Lzx), 1200..1240);
 }

@@ -1,17 +1,16 @@
-//! Reads a Linux tree into a WIM: names and metadata first, then contents, a batch of segments at a time on all cores.
+//! Reads a Linux tree into a WIM: names and metadata first, then contents ([`contents`]).
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
 
-use sha1::Digest;
-
-use super::codec::{Compression, Compressor};
+use super::codec::Compression;
+use super::contents;
+pub use super::contents::{Kind, Source};
 use super::error::Error;
 use super::format::Sha1;
 use super::metadata;
@@ -20,22 +19,24 @@ use super::tree::{
     ATTRIBUTE_DIRECTORY, ATTRIBUTE_NORMAL, ATTRIBUTE_REPARSE_POINT, Entry, REPARSE_TAG_SYMLINK, Reparse, Tree,
     UnixData, Xattr, name_units,
 };
-use super::writer::{Packed, Writer, compressor, pack};
+use super::writer::{Shape, Writer};
 use super::xml::ImageInfo;
-use crate::stdx::io::ReadAt;
 use crate::stdx::monitor::Progress;
 use crate::stdx::xattr;
 
-/// Plain bytes that one thread takes at a time; a whole number of chunks.
-const SEGMENT_BYTES: u64 = 1 << 20;
-/// Segments between two rounds of writing; what they hold is the memory that a capture takes.
-const BATCH_SEGMENTS: usize = 48;
-
 pub struct Options<'a> {
+    /// Of a new file; one that is appended to keeps its own.
     pub compression: Compression,
+    /// All contents in one resource, compressed together.
+    pub solid: bool,
+    /// With an integrity table.
+    pub integrity: bool,
+    /// As one more image of a file that exists.
+    pub append: bool,
     /// Patterns (`*`, `?`) of paths from the root of the tree, such as `/proc/*`.
     pub exclude: &'a [String],
     pub name: String,
+    pub description: String,
     /// 100 ns units since 1601.
     pub now: u64,
     pub guid: [u8; 16],
@@ -48,16 +49,37 @@ pub struct Report {
     pub files: u64,
     pub bytes: u64,
     pub excluded: u64,
+    /// Number of the image in the file.
+    pub image: u32,
     /// Length of the file.
     pub stored_bytes: u64,
 }
 
-/// Captures `folder` into a new WIM at `file`, with one image.
+impl Options<'_> {
+    fn writer(&self, file: &Path) -> Result<Writer, Error> {
+        let shape = Shape { integrity: self.integrity, ..Shape::new(self.compression, self.guid) };
+        let writer = match self.append {
+            true => Writer::append_to(file, self.integrity)?,
+            false => Writer::create(file, &shape)?,
+        };
+        writer.check_name(&self.name)?;
+        Ok(writer)
+    }
+
+    fn contents(&self, writer: &mut Writer, sources: &[Source<'_>], progress: &Progress) -> Result<Vec<Sha1>, Error> {
+        Progress::add(&progress.total_bytes, sources.iter().map(Source::bytes).sum());
+        match self.solid {
+            true => contents::write_solid(writer, sources, self.workers, progress),
+            false => contents::write(writer, sources, self.workers, progress),
+        }
+    }
+}
+
+/// Captures `folder` into the WIM at `file`, as one image.
 pub fn capture(folder: &Path, file: &Path, options: &Options<'_>, progress: &Progress) -> Result<Report, Error> {
+    let mut writer = options.writer(file)?;
     let Scanned { mut tree, sources, mut report } = scan(folder, options.exclude)?;
-    Progress::add(&progress.total_bytes, sources.iter().map(Source::bytes).sum());
-    let mut writer = Writer::create(file, options.compression)?;
-    let hashes = write_contents(&mut writer, &sources, options, progress)?;
+    let hashes = options.contents(&mut writer, &sources, progress)?;
     let mut hard_link_bytes = 0;
     for (source, hash) in sources.iter().zip(hashes) {
         source.name_in(&mut tree, hash);
@@ -67,8 +89,8 @@ pub fn capture(folder: &Path, file: &Path, options: &Options<'_>, progress: &Pro
         }
     }
     let image = ImageInfo {
-        index: 1,
         name: options.name.clone(),
+        description: options.description.clone(),
         folders: report.folders,
         files: report.files,
         bytes: report.bytes,
@@ -77,11 +99,12 @@ pub fn capture(folder: &Path, file: &Path, options: &Options<'_>, progress: &Pro
         modified: options.now,
         ..ImageInfo::default()
     };
-    report.stored_bytes = writer.finish(&metadata::emit(&tree), &image, options.guid)?;
+    report.image = writer.add_image(&metadata::emit(&tree), image)?;
+    report.stored_bytes = writer.finish()?;
     Ok(report)
 }
 
-/// Writes the image `tree`, whose contents are `sources` and named in it already, into a new WIM at `file`.
+/// Writes the image `tree`, whose contents are `sources` and named in it already, into the WIM at `file`.
 pub fn write(
     file: &Path,
     tree: &Tree,
@@ -90,9 +113,8 @@ pub fn write(
     options: &Options<'_>,
     progress: &Progress,
 ) -> Result<u64, Error> {
-    Progress::add(&progress.total_bytes, sources.iter().map(Source::bytes).sum());
-    let mut writer = Writer::create(file, options.compression)?;
-    let hashes = write_contents(&mut writer, sources, options, progress)?;
+    let mut writer = options.writer(file)?;
+    let hashes = options.contents(&mut writer, sources, progress)?;
     let mut written: HashSet<Sha1> = hashes.into_iter().collect();
     for hash in tree.contents() {
         // The first name of a content came with it.
@@ -100,47 +122,8 @@ pub fn write(
             writer.refer(&hash);
         }
     }
-    writer.finish(&metadata::emit(tree), image, options.guid)
-}
-
-/// A content to be captured and the entries that have it.
-pub struct Source<'a> {
-    pub places: Vec<usize>,
-    pub kind: Kind<'a>,
-}
-
-pub enum Kind<'a> {
-    File {
-        path: PathBuf,
-        bytes: u64,
-    },
-    Memory(Vec<u8>),
-    /// A run of something else.
-    At {
-        source: &'a dyn ReadAt,
-        offset: u64,
-        bytes: u64,
-    },
-}
-
-impl Source<'_> {
-    pub fn bytes(&self) -> u64 {
-        match &self.kind {
-            Kind::File { bytes, .. } | Kind::At { bytes, .. } => *bytes,
-            Kind::Memory(data) => data.len() as u64,
-        }
-    }
-
-    /// Enters the hash of the content where it belongs.
-    pub fn name_in(&self, tree: &mut Tree, hash: Sha1) {
-        for place in &self.places {
-            let entry = &mut tree.entries[*place];
-            match &mut entry.reparse {
-                Some(reparse) => reparse.data = hash,
-                None => entry.content = hash,
-            }
-        }
-    }
+    writer.add_image(&metadata::emit(tree), image.clone())?;
+    writer.finish()
 }
 
 /// What a folder holds: names and all that is no content, and where the contents are.
@@ -318,146 +301,6 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
         }
     }
     pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
-/// A run of a source, as one thread takes it.
-struct Segment {
-    source: usize,
-    offset: u64,
-    len: usize,
-}
-
-/// What became of it. `plain` is kept where it is still needed: for hashing in order, for storing as it is.
-struct Work {
-    plain: Vec<u8>,
-    packed: Packed,
-    /// The hash of a source that is one segment.
-    hash: Option<Sha1>,
-}
-
-/// Writes the contents and returns their hashes, in the order of `sources`.
-fn write_contents(
-    writer: &mut Writer,
-    sources: &[Source<'_>],
-    options: &Options<'_>,
-    progress: &Progress,
-) -> Result<Vec<Sha1>, Error> {
-    let mut segments = sources.iter().enumerate().flat_map(|(source, content)| {
-        let bytes = content.bytes();
-        (0..bytes.div_ceil(SEGMENT_BYTES)).map(move |number| {
-            let offset = number * SEGMENT_BYTES;
-            Segment { source, offset, len: (bytes - offset).min(SEGMENT_BYTES) as usize }
-        })
-    });
-    let mut hashes = Vec::with_capacity(sources.len());
-    let mut open = None;
-    loop {
-        let batch = next_batch(&mut segments);
-        if batch.is_empty() {
-            return Ok(hashes);
-        }
-        let works = work_batch(&batch, sources, writer, options)?;
-        for (segment, work) in batch.iter().zip(works) {
-            Progress::add(&progress.done_bytes, segment.len as u64);
-            let total = sources[segment.source].bytes();
-            if let Some(hash) = work.hash {
-                match writer.has(&hash) {
-                    true => writer.refer(&hash),
-                    false => writer.whole(&work.plain, &work.packed, hash)?,
-                }
-                hashes.push(hash);
-                continue;
-            }
-            let (mut content, mut hasher) = open.take().unwrap_or_else(|| (writer.begin(total), sha1::Sha1::new()));
-            hasher.update(&work.plain);
-            writer.append(&mut content, &work.packed)?;
-            if segment.offset + segment.len as u64 == total {
-                let hash = Sha1(hasher.finalize().into());
-                writer.end(content, hash)?;
-                hashes.push(hash);
-            } else {
-                open = Some((content, hasher));
-            }
-        }
-    }
-}
-
-/// Segments that together hold no more than `BATCH_SEGMENTS` full ones.
-fn next_batch(segments: &mut impl Iterator<Item = Segment>) -> Vec<Segment> {
-    let mut bytes = 0;
-    let mut batch = Vec::new();
-    while bytes < BATCH_SEGMENTS * SEGMENT_BYTES as usize {
-        let Some(segment) = segments.next() else { break };
-        bytes += segment.len;
-        batch.push(segment);
-    }
-    batch
-}
-
-fn work_batch(
-    batch: &[Segment],
-    sources: &[Source<'_>],
-    writer: &Writer,
-    options: &Options<'_>,
-) -> Result<Vec<Work>, Error> {
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut compressor = compressor(options.compression)?;
-        let mut done = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Relaxed);
-            let Some(segment) = batch.get(number) else { return Ok(done) };
-            done.push((number, work(segment, &sources[segment.source], writer, options.compression, &mut compressor)?));
-        }
-    };
-    let mut works: Vec<(usize, Work)> = Vec::with_capacity(batch.len());
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..options.workers.max(1)).map(|_| scope.spawn(worker)).collect();
-        for handle in handles {
-            let done: Result<Vec<_>, Error> = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            works.extend(done?);
-        }
-        Ok(())
-    })?;
-    works.sort_by_key(|(number, _)| *number);
-    Ok(works.into_iter().map(|(_, work)| work).collect())
-}
-
-fn work(
-    segment: &Segment,
-    source: &Source<'_>,
-    writer: &Writer,
-    compression: Compression,
-    compressor: &mut Compressor,
-) -> Result<Work, Error> {
-    let plain = read_segment(segment, source)?;
-    let is_whole = segment.len as u64 == source.bytes();
-    let hash = is_whole.then(|| Sha1(sha1::Sha1::digest(&plain).into()));
-    let packed = match compression {
-        _ if hash.is_some_and(|hash| writer.has(&hash)) => Packed::default(),
-        Compression::None if is_whole => Packed::default(),
-        Compression::None => Packed { bytes: plain.clone(), chunk_bytes: Vec::new() },
-        _ => pack(&plain, compressor),
-    };
-    Ok(Work { plain, packed, hash })
-}
-
-fn read_segment(segment: &Segment, source: &Source<'_>) -> Result<Vec<u8>, Error> {
-    match &source.kind {
-        Kind::Memory(data) => Ok(data.clone()),
-        Kind::At { source, offset, .. } => {
-            let at = offset + segment.offset;
-            let path = PathBuf::from(format!("the store, at byte {at} of the image"));
-            source.read_vec_at(at, segment.len).map_err(|source| Error::Source { path, source })
-        }
-        Kind::File { path, .. } => {
-            let mut plain = vec![0; segment.len];
-            let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-            let read = opened.and_then(|file: File| file.read_exact_at(&mut plain, segment.offset));
-            read.map_err(|source| Error::Source { path: path.clone(), source })?;
-            Ok(plain)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub enum Error {
     Source { path: PathBuf, source: io::Error },
     #[error("write {path}")]
     Write { path: PathBuf, source: io::Error },
+    #[error("add to {path}: {what}")]
+    Refused { path: PathBuf, what: &'static str },
     #[error("capture {path}: {what}")]
     Capture { path: PathBuf, what: &'static str },
 }
@@ -66,6 +68,9 @@ impl Hint for Error {
                 "check free space and permissions; owners and devices need root".to_owned()
             }
             Error::Source { .. } => "check that it may be read; captures of a whole system need root".to_owned(),
+            Error::Refused { .. } => {
+                "give the image another name, or write a new file with `remint wim export`".to_owned()
+            }
             Error::Capture { .. } => "rename it, or leave it out with --exclude".to_owned(),
         })
     }

@@ -198,7 +198,7 @@ struct Run<'a> {
 
 /// What a worker keeps from segment to segment.
 #[derive(Default)]
-struct Buffers {
+pub(super) struct Buffers {
     stored: Vec<u8>,
     plain: Vec<u8>,
     decompressors: Vec<(Compression, u32, Decompressor)>,
@@ -234,6 +234,32 @@ impl Buffers {
             at += chunk.plain_bytes as usize;
         }
         Ok(())
+    }
+
+    /// Reads consecutive chunks of a resource and decompresses them.
+    pub(super) fn read_chunks(
+        &mut self,
+        source: &impl ReadAt,
+        resource: &Resource,
+        chunks: &[Chunk],
+    ) -> Result<(), Error> {
+        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(()) };
+        let len = last.offset + u64::from(last.stored_bytes) - first.offset;
+        self.read(source, first.offset, len)?;
+        match resource.layout {
+            Layout::Plain => Ok(()),
+            _ => self.decompress(resource, chunks, first.offset),
+        }
+    }
+
+    /// What the chunks read last hold. There may be more behind it.
+    pub(super) fn plain_of(&self, resource: &Resource) -> &[u8] {
+        if resource.layout == Layout::Plain { &self.stored } else { &self.plain }
+    }
+
+    /// What was read for them.
+    pub(super) fn stored(&self) -> &[u8] {
+        &self.stored
     }
 
     fn read(&mut self, source: &impl ReadAt, offset: u64, len: u64) -> Result<(), Error> {
@@ -301,13 +327,14 @@ impl<'a> Run<'a> {
     ) -> Result<(), Error> {
         let plain_from = chunks.start as u64 * u64::from(large.resource.chunk_bytes);
         let chunks = &large.table.chunks()[chunks];
-        let decompressed = self.read_run(&large.resource, chunks, buffers);
+        let source = &self.wim.parts[large.resource.part].source;
+        let decompressed = buffers.read_chunks(source, &large.resource, chunks);
         let plain_end = plain_from + chunks.iter().map(|chunk| u64::from(chunk.plain_bytes)).sum::<u64>();
         let ended = |blob: &Blob| blob.offset + blob.plain_bytes <= plain_from;
         let first = large.blobs.partition_point(|blob| ended(blob));
         let here = &large.blobs[first..large.blobs.partition_point(|blob| blob.offset < plain_end).max(first)];
         let mut delivered = Ok(());
-        let bytes = buffers.bytes_of(&large.resource);
+        let bytes = buffers.plain_of(&large.resource);
         if decompressed.is_ok() {
             delivered = self.deliver(here, bytes, plain_from..plain_end);
         }
@@ -318,16 +345,6 @@ impl<'a> Run<'a> {
         drop(hashing);
         large.next_turn.notify_all();
         finished
-    }
-
-    fn read_run(&self, resource: &Resource, chunks: &[Chunk], buffers: &mut Buffers) -> Result<(), Error> {
-        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return Ok(()) };
-        let len = last.offset + u64::from(last.stored_bytes) - first.offset;
-        buffers.read(&self.wim.parts[resource.part].source, first.offset, len)?;
-        if resource.layout == Layout::Plain {
-            return Ok(());
-        }
-        buffers.decompress(resource, chunks, first.offset)
     }
 
     /// Hands out what needs no turn: contents that lie in this segment whole, and the pieces of others.
@@ -383,12 +400,6 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
-    }
-}
-
-impl Buffers {
-    fn bytes_of(&self, resource: &Resource) -> &[u8] {
-        if resource.layout == Layout::Plain { &self.stored } else { &self.plain }
     }
 }
 

@@ -274,17 +274,17 @@ impl<'a> Files<'a> {
                 self.not_held("extended attributes");
             }
         }
-        self.metadata(place)
+        self.metadata(place, Some(file))
     }
 
     /// Owner, permissions and times. Attributes of an open file have been set already.
-    fn metadata(&self, place: usize) -> Result<(), Error> {
+    fn metadata(&self, place: usize, file: Option<&File>) -> Result<(), Error> {
         let entry = &self.tree.entries[place];
         if let Some(unix) = entry.unix {
-            if self.target.set_owner(place, unix.uid, unix.gid).is_err() {
+            if self.target.set_owner(place, file, unix.uid, unix.gid).is_err() {
                 self.not_held("owners");
             }
-            if unix.mode & S_IFMT != S_IFLNK && self.target.set_mode(place, unix.mode).is_err() {
+            if unix.mode & S_IFMT != S_IFLNK && self.target.set_mode(place, file, unix.mode).is_err() {
                 self.not_held("permissions");
             }
             // A new owner takes file capabilities away.
@@ -297,7 +297,7 @@ impl<'a> Files<'a> {
         if !self.target.is_ntfs {
             self.count_windows_metadata(entry);
         }
-        let timed = self.target.set_times(place);
+        let timed = self.target.set_times(place, file);
         self.entry_done(place, "set the times of", timed).map(drop)
     }
 
@@ -316,7 +316,7 @@ impl<'a> Files<'a> {
         for (place, entry) in self.tree.entries.iter().enumerate().skip(1) {
             if !self.clashes(place) && self.inodes.is_first(place) && self.link_or_node(place, entry)? {
                 self.set_xattrs(place, entry);
-                self.metadata(place)?;
+                self.metadata(place, None)?;
             }
         }
         for place in (1..self.tree.entries.len()).filter(|place| !self.inodes.is_first(*place) && !self.clashes(*place))
@@ -377,7 +377,7 @@ impl<'a> Files<'a> {
             let entry = &self.tree.entries[place];
             if entry.is_folder() && entry.reparse.is_none() {
                 self.set_xattrs(place, entry);
-                self.metadata(place)?;
+                self.metadata(place, None)?;
             }
             if self.target.is_ntfs {
                 self.ntfs_metadata(place);

@@ -40,7 +40,7 @@ pub const RESOURCE_METADATA: u8 = 0x2;
 pub const RESOURCE_COMPRESSED: u8 = 0x4;
 pub const RESOURCE_SOLID: u8 = 0x10;
 /// Plain length of a blob table entry that describes a solid resource and is no blob itself.
-const SOLID_MARK: u64 = 0x1_0000_0000;
+pub const SOLID_MARK: u64 = 0x1_0000_0000;
 
 /// The name of a blob: the SHA-1 of its plain content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -273,6 +273,19 @@ impl SolidHeader {
             _ => return Err(Error::Format { offset: offset + 12, what: "a solid resource of unknown compression" }),
         };
         Ok(SolidHeader { plain_bytes, chunk_bytes, compression })
+    }
+
+    pub fn emit(&self) -> Vec<u8> {
+        let format: u32 = match self.compression {
+            Compression::None => 0,
+            Compression::Xpress => 1,
+            Compression::Lzx => 2,
+            Compression::Lzms => 3,
+        };
+        let mut bytes = self.plain_bytes.to_le_bytes().to_vec();
+        bytes.extend(self.chunk_bytes.to_le_bytes());
+        bytes.extend(format.to_le_bytes());
+        bytes
     }
 }
 

@@ -63,11 +63,8 @@ impl Wim {
     /// Opens the WIM at `path`, and with it the other parts of a split set, found beside it by their names.
     pub fn open(path: &Path, on_damage: OnDamage) -> Result<Wim, Error> {
         let first = Part::open(path)?;
-        let mut parts = vec![first];
-        if parts[0].header.parts > 1 {
-            open_siblings(path, &mut parts)?;
-        }
-        let compression = parts[0].header.compression()?;
+        let compression = first.header.compression()?;
+        let (parts, missing) = open_siblings(path, first);
         let mut wim = Wim {
             parts,
             compression,
@@ -78,6 +75,9 @@ impl Wim {
             metadata: Vec::new(),
             faults: Vec::new(),
         };
+        for fault in missing {
+            wim.pass_over(Err(fault), on_damage)?;
+        }
         for part in 0..wim.parts.len() {
             let read = wim.read_blob_table(part);
             wim.pass_over(read, on_damage)?;
@@ -146,22 +146,22 @@ impl Wim {
         Ok(())
     }
 
-    fn read_blob_table(&mut self, part: usize) -> Result<(), Error> {
-        let header = self.parts[part].header.clone();
+    /// The rows of a part's blob table that are about this part: some writers list those of the others, too.
+    pub(super) fn rows(&self, part: usize) -> Result<Vec<BlobEntry>, Error> {
+        let header = &self.parts[part].header;
         if header.blob_table.plain_bytes == 0 {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let table = self.header_resource(part, &header.blob_table)?;
         let bytes = read_whole(&self.parts[part].source, &table, BLOB_TABLE_BYTES_MAX, "a blob table")?;
+        let mut rows = format::blob_table(&bytes);
+        rows.retain(|row| row.part == header.part || row.part == 0);
+        Ok(rows)
+    }
+
+    fn read_blob_table(&mut self, part: usize) -> Result<(), Error> {
         let mut run = SolidRun::default();
-        for entry in format::blob_table(&bytes) {
-            // A split set lists a blob only in the part that holds it.
-            if entry.part != header.part && entry.part != 0 {
-                continue;
-            }
-            self.take_entry(part, &entry, &mut run)?;
-        }
-        Ok(())
+        self.rows(part)?.iter().try_for_each(|row| self.take_entry(part, row, &mut run))
     }
 
     fn take_entry(&mut self, part: usize, entry: &BlobEntry, run: &mut SolidRun) -> Result<(), Error> {
@@ -305,37 +305,36 @@ impl Part {
     }
 }
 
-/// `x.swm` is followed by `x2.swm`, `x3.swm`, ...; any of them may be the one that was named.
-fn open_siblings(path: &Path, parts: &mut Vec<Part>) -> Result<(), Error> {
-    let named = &parts[0].header;
-    let (guid, count) = (named.guid, named.parts);
-    let mut found: BTreeMap<u16, Part> = BTreeMap::new();
+/// `x.swm` is followed by `x2.swm`, `x3.swm`, ...; any of them may be the one that was named. Returns the parts in order and
+/// what is wrong with those that are not there.
+fn open_siblings(path: &Path, named: Part) -> (Vec<Part>, Vec<Error>) {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let base = stem.strip_suffix(&named.part.to_string()).filter(|_| named.part > 1).unwrap_or(&stem).to_owned();
-    let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-    let first = parts.remove(0);
-    found.insert(first.header.part, first);
-    for part in 1..=count {
-        if found.contains_key(&part) {
-            continue;
+    let (number, count) = (named.header.part, named.header.parts);
+    let base = stem.strip_suffix(&number.to_string()).filter(|_| number > 1).unwrap_or(&stem);
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    let guid = named.header.guid;
+    let (mut parts, mut missing) = (BTreeMap::from([(number, named)]), Vec::new());
+    for part in (1..=count).filter(|part| *part != number) {
+        let suffix = if part == 1 { String::new() } else { part.to_string() };
+        match open_sibling(&path.with_file_name(format!("{base}{suffix}.{extension}")), guid, part, count) {
+            Ok(opened) => drop(parts.insert(part, opened)),
+            Err(error) => missing.push(error),
         }
-        let number = if part == 1 { String::new() } else { part.to_string() };
-        let sibling = path.with_file_name(format!("{base}{number}.{extension}"));
-        if !sibling.exists() {
-            return Err(Error::PartMissing { part, parts: count });
-        }
-        let opened = Part::open(&sibling)?;
-        let fault = |what| Error::Part { path: sibling.clone(), part, parts: count, what };
-        if opened.header.guid != guid {
-            return Err(fault("it belongs to another set"));
-        }
-        if opened.header.part != part || opened.header.parts != count {
-            return Err(fault("it is another part"));
-        }
-        found.insert(part, opened);
     }
-    parts.extend(found.into_values());
-    Ok(())
+    (parts.into_values().collect(), missing)
+}
+
+fn open_sibling(path: &Path, guid: [u8; 16], part: u16, parts: u16) -> Result<Part, Error> {
+    if !path.exists() {
+        return Err(Error::PartMissing { part, parts });
+    }
+    let opened = Part::open(path)?;
+    let fault = |what| Err(Error::Part { path: path.to_owned(), part, parts, what });
+    match (opened.header.guid == guid, (opened.header.part, opened.header.parts) == (part, parts)) {
+        (false, _) => fault("it belongs to another set"),
+        (_, false) => fault("it is another part"),
+        _ => Ok(opened),
+    }
 }
 
 fn bounded(bytes: u64, limit: u64, what: &'static str) -> Result<usize, Error> {

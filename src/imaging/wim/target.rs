@@ -13,9 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, mkdirat, mknodat, utimensat,
+};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 
 use super::tree::{Entry, Tree, name_bytes};
 use crate::stdx::xattr;
@@ -191,28 +193,33 @@ impl<'a> Target<'a> {
         Ok(unlinkat(&*self.folder(entry.parent)?, name(entry).as_os_str(), UnlinkatFlags::NoRemoveDir)?)
     }
 
-    pub fn set_owner(&self, place: usize, uid: u32, gid: u32) -> io::Result<()> {
+    /// The owner of an entry; by its file where that is open.
+    pub fn set_owner(&self, place: usize, file: Option<&File>, uid: u32, gid: u32) -> io::Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        if let Some(file) = file {
+            return Ok(fchown(file, uid, gid)?);
+        }
         let (folder, name) = self.at(place)?;
-        Ok(fchownat(
-            &*folder,
-            name.as_os_str(),
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )?)
+        Ok(fchownat(&*folder, name.as_os_str(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 
     /// Permissions of anything but a link.
-    pub fn set_mode(&self, place: usize, mode: u32) -> io::Result<()> {
-        let (folder, name) = self.at(place)?;
+    pub fn set_mode(&self, place: usize, file: Option<&File>, mode: u32) -> io::Result<()> {
         let mode = Mode::from_bits_truncate(mode & 0o7777);
+        if let Some(file) = file {
+            return Ok(fchmod(file, mode)?);
+        }
+        let (folder, name) = self.at(place)?;
         Ok(fchmodat(&*folder, name.as_os_str(), mode, FchmodatFlags::FollowSymlink)?)
     }
 
-    pub fn set_times(&self, place: usize) -> io::Result<()> {
+    pub fn set_times(&self, place: usize, file: Option<&File>) -> io::Result<()> {
         let entry = &self.tree.entries[place];
-        let (folder, name) = self.at(place)?;
         let (accessed, written) = (time_spec(entry.accessed), time_spec(entry.written));
+        if let Some(file) = file {
+            return Ok(futimens(file, &accessed, &written)?);
+        }
+        let (folder, name) = self.at(place)?;
         Ok(utimensat(&*folder, name.as_os_str(), &accessed, &written, UtimensatFlags::NoFollowSymlink)?)
     }
 
