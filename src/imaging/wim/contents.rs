@@ -380,6 +380,7 @@ pub fn write_solid(
     workers: usize,
     progress: &Progress,
 ) -> Result<Vec<Sha1>, Error> {
+    writer.check_solid()?;
     let hashes = hash_all(sources, workers)?;
     let mut new = Vec::new();
     let mut seen: std::collections::HashSet<Sha1> = writer.hashes().collect();

@@ -69,7 +69,7 @@ impl Hint for Error {
             }
             Error::Source { .. } => "check that it may be read; captures of a whole system need root".to_owned(),
             Error::Refused { .. } => {
-                "give the image another name, or write a new file with `remint wim export`".to_owned()
+                "choose another --name or --compress, or write a new file with `remint wim export`".to_owned()
             }
             Error::Capture { .. } => "rename it, or leave it out with --exclude".to_owned(),
         })

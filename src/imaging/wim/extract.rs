@@ -148,10 +148,9 @@ impl<'a> SegmentSource<'a> {
                     let (hashing, next_turn) = Default::default();
                     self.current = Some((Arc::new(Large { resource, table, blobs, hashing, next_turn }), 0, 0));
                 }
-                Err(_) => {
+                Err(error) => {
                     for blob in blobs {
-                        let what = "a chunk table whose chunks do not follow each other";
-                        self.sink.damaged(blob, Error::Format { offset: resource.offset, what })?;
+                        self.sink.damaged(blob, again(&error, &resource))?;
                     }
                 }
             }
@@ -423,6 +422,7 @@ fn again(error: &Error, resource: &Resource) -> Error {
     match error {
         Error::Chunk { offset, source } => Error::Chunk { offset: *offset, source: *source },
         Error::Read { offset, source } => Error::Read { offset: *offset, source: source.kind().into() },
+        Error::Format { offset, what } => Error::Format { offset: *offset, what },
         _ => Error::Format { offset: resource.offset, what: "a chunk that cannot be read" },
     }
 }

@@ -360,6 +360,16 @@ impl Writer {
         }
     }
 
+    /// An error when solid resources of this file could not be read by others.
+    pub fn check_solid(&self) -> Result<(), Error> {
+        match self.compression {
+            Compression::None => {
+                Err(refused(&self.path, "contents are stored together only where they are compressed"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes an image's metadata. In a set it comes first: all metadata is in the first part.
     pub fn add_image(&mut self, metadata: &[u8], mut image: ImageInfo) -> Result<u32, Error> {
         self.check_name(&image.name)?;

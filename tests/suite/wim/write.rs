@@ -11,7 +11,12 @@ fn what_we_capture_solid_wimlib_verifies_and_applies_identically() {
     let solid = |compression| capture::Options { solid: true, integrity: true, ..capture_options(compression) };
     check_captures(&solid(Compression::Xpress), 1300..1315);
     check_captures(&solid(Compression::Lzx), 1320..1330);
-    check_captures(&solid(Compression::None), 1340..1345);
+    let temporary = tempfile::tempdir().unwrap();
+    fs::create_dir(temporary.path().join("tree")).unwrap();
+    fs::write(temporary.path().join("tree/a"), "a").unwrap();
+    let (tree, file) = (temporary.path().join("tree"), temporary.path().join("x.wim"));
+    let refused = capture::capture(&tree, &file, &solid(Compression::None), &Default::default()).unwrap_err();
+    assert!(refused.to_string().contains("only where they are compressed"), "{refused}");
 }
 
 fn export_options(compression: Compression) -> export::Options {
