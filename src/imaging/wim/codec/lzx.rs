@@ -292,16 +292,22 @@ pub(super) fn translate(data: &mut [u8]) {
 fn for_each_call(data: &mut [u8], replace: impl Fn(i32, i32) -> i32) {
     let Some(end) = data.len().checked_sub(10) else { return };
     let mut position = 0;
-    while let Some(found) = data[position..end].iter().position(|byte| *byte == 0xe8) {
+    while let Some(found) = data.get(position..end).and_then(next_call) {
         position += found;
         if let Some(target) = data.get_mut(position + 1..position + 5).and_then(|bytes| bytes.as_mut_array::<4>()) {
             *target = replace(i32::from_le_bytes(*target), position as i32).to_le_bytes();
         }
         position += 5;
-        if position >= end {
-            break;
-        }
     }
+}
+
+/// Where the next x86 call is. Blocks without one are told by comparing all their bytes at once.
+fn next_call(data: &[u8]) -> Option<usize> {
+    const CALL: u8 = 0xe8;
+    let (blocks, _) = data.as_chunks::<32>();
+    let has_call = |block: &[u8; 32]| block.iter().fold(false, |found, byte| found | (*byte == CALL));
+    let skipped = blocks.iter().position(has_call).unwrap_or(blocks.len()) * 32;
+    data[skipped..].iter().position(|byte| *byte == CALL).map(|found| skipped + found)
 }
 
 #[cfg(test)]
