@@ -102,7 +102,9 @@ fn packages(policy: &Policy, round: &mut Round) -> Vec<Finding> {
     let mut failed: BTreeSet<String> = BTreeSet::new();
     let mut findings = Vec::new();
     for wanted in ordered {
-        let blocked = wanted.package.requires.iter().find(|name| failed.contains(*name));
+        // Looking alone waits for nothing.
+        let mut needed = wanted.package.requires.iter().filter(|_| wanted.mode == Mode::Enforce);
+        let blocked = needed.find(|name| failed.contains(*name));
         let found = match blocked {
             Some(name) => finding(wanted, Compliance::Failed, format!("it requires {name}, which is not there")),
             None => ensure(wanted, round),

@@ -22,6 +22,8 @@ use crate::stdx::file::write_whole_private;
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
 /// What is compared of a file that a setting describes; settings are much smaller.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// How long what a program has written is waited for after its end; the pipe is closed by then, unless it left somebody.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// After its time is over a program gets so long to end in order.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -188,7 +190,8 @@ fn wait(
         }
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
             let _ = killpg(group, Signal::SIGKILL);
-            while let Ok(part) = output.recv_timeout(POLL) {
+            let last = Instant::now() + LAST_WORDS;
+            while let Ok(part) = output.recv_timeout(last.saturating_duration_since(Instant::now())) {
                 keep_tail(&mut tail, part);
             }
             let code =

@@ -287,6 +287,7 @@ mod tests {
         };
         let collection = fleet.put_collection("lab", &definition, &Principal::local()).unwrap();
         assert_eq!(names(&collection.machines), ["a", "c"]);
+        assert!(fleet.refresh_collections().unwrap().is_empty(), "they are what was just found");
         set(&["b"]);
         assert!(fleet.refresh_collections().unwrap().is_empty(), "nothing has changed");
         fleet.inventory_changed();
