@@ -44,7 +44,9 @@ fn show(boot: &Value) {
 fn in_words(event: &Value) -> String {
     let text = |field: &str| event[field].as_str().unwrap_or("-");
     match text("event") {
-        "asked" => format!("{} asked, told: {}", text("stage"), text("told")),
+        "asked" => format!("{} asked, told: {} ({})", text("stage"), text("told"), text("because")),
+        "noticed" => text("what").to_owned(),
+        "checked-in" => "the boot environment has checked in".to_owned(),
         "refused" => format!("not answered: {}", text("why")),
         "address" => format!("took {} of {}", text("address"), text("server")),
         "script" => format!("script: {}", text("told")),

@@ -22,6 +22,7 @@ mod boot;
 mod boots;
 mod collection;
 mod deploy;
+mod doctor;
 mod enrolment;
 mod image;
 mod init;
@@ -63,6 +64,8 @@ enum Command {
     Init(init::Arguments),
     /// Run the appliance: DHCP, TFTP, HTTP, HTTPS, console
     Serve(serve::Arguments),
+    /// What would keep machines from booting: network, ports, other DHCP servers, boot files, clock, store
+    Doctor,
     /// Copy the whole site, also while it runs
     Backup(backup::Backup),
     /// Make a site from a backup
@@ -144,6 +147,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Init(arguments) => init::run(&arguments, context),
         Command::Serve(arguments) => serve::run(arguments, context),
+        Command::Doctor => doctor::run(context),
         Command::Backup(arguments) => backup::back_up(&arguments, context),
         Command::Restore(arguments) => backup::restore(&arguments, context),
         Command::Boot(command) => boot::run(command, context),

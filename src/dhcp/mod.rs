@@ -28,3 +28,5 @@ pub mod scope;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod socket;
+#[cfg(feature = "server")]
+pub mod survey;

@@ -1,8 +1,8 @@
 //! The sockets of DHCP and the loop that reads them: no decision is made here.
 //!
 //! [`bind`] takes the ports, so that a port that is already taken is known before anything is served and before
-//! privileges are dropped; [`Sockets::serve`] runs until it is told to stop. Requests that have arrived together are
-//! answered together: their leases go to disk in one transaction, then their replies leave.
+//! privileges are dropped; [`Sockets::serve`] runs until it is told to stop. Leases of requests that come in within a few
+//! milliseconds go to disk in one transaction, while others are answered; then their acknowledgements leave.
 
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::db::Db;
@@ -30,8 +31,13 @@ use crate::stdx::hint::Hint;
 use crate::stdx::mac::MacAddr;
 use crate::stdx::time::Clock;
 
-/// Requests that are answered together at most: their leases share one write to disk.
+/// Requests that are read before any is answered.
 const BATCH_MAX: usize = 256;
+/// How long the first lease waits for others before all are written: a write costs the disk a round trip however many
+/// leases are in it, and a client does not notice.
+const GATHER_WAIT: Duration = Duration::from_millis(4);
+/// Leases that wait for the disk at most; whoever asks beyond that is not answered and asks again.
+const WAITING_MAX: usize = 4096;
 /// Receive buffer of the server port: a thousand requests that come in while a batch is written.
 const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// Offers that wait for the answer to a probe at most; in a rush, offers leave unprobed rather than late.
@@ -39,6 +45,8 @@ const PROBES_MAX: usize = 64;
 /// How long a probe waits: somebody on the same link answers within a millisecond, from its sleep within a tenth of a
 /// second; firmware waits for offers for a second at least.
 const PROBE_WAIT: Duration = Duration::from_millis(250);
+/// Between two warnings of an empty pool.
+const QUIET: Duration = Duration::from_secs(10);
 /// Other servers that are remembered as reported; a flood of made-up ones is not a flood of log lines.
 const REPORTED_MAX: usize = 64;
 
@@ -183,13 +191,32 @@ impl Sockets {
             Mode::Proxy => None,
             Mode::Server(shared) => Some(shared.clone()),
         };
-        let held = VecDeque::new();
-        let mut service = Service { sockets: self, server, db, clock, boot, reported: HashSet::new(), held };
+        let mut service = Service {
+            sockets: self,
+            server,
+            db,
+            clock,
+            boot,
+            reported: HashSet::new(),
+            held: VecDeque::new(),
+            quiet_until: None,
+            waiting: Waiting::default(),
+            write: None,
+        };
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
+                () = &mut stop => {
+                    service.write_the_rest().await;
+                    return Ok(());
+                }
+                written = finished(service.write.as_mut()), if service.write.is_some() => {
+                    service.written(written).await;
+                }
+                () = until(service.waiting.due), if service.write.is_none() && service.waiting.due.is_some() => {
+                    service.begin_write();
+                }
                 batch = receive(&service.sockets.server) => {
                     let port = service.sockets.settings.ports.server;
                     service.answer(batch.map_err(|source| Error::Receive { port, source })?).await;
@@ -244,6 +271,44 @@ async fn probe_answer(sockets: &Sockets) -> Option<Arp> {
     sockets.arp_ready.async_io(tokio::io::Interest::READABLE, || sockets.arp.receive()).await.ok()
 }
 
+/// Leases on their way to the disk, and what is sent when they are there.
+struct Write {
+    task: JoinHandle<Result<(), crate::db::Error>>,
+    replies: Vec<Reply>,
+}
+
+/// What goes to the disk next.
+#[derive(Default)]
+struct Waiting {
+    due: Option<Instant>,
+    leases: Vec<Lease>,
+    replies: Vec<Reply>,
+}
+
+impl Waiting {
+    fn push(&mut self, lease: Lease, reply: Option<Reply>) {
+        if self.leases.len() < WAITING_MAX {
+            self.due.get_or_insert_with(|| Instant::now() + GATHER_WAIT);
+            self.leases.push(lease);
+            self.replies.extend(reply);
+        }
+    }
+}
+
+/// Whether the leases are on disk.
+async fn finished(write: Option<&mut Write>) -> bool {
+    let Some(write) = write else { return false };
+    match (&mut write.task).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            let hint = error.hint().unwrap_or_default();
+            tracing::error!(%hint, "leases cannot be stored, so they are not given out: {}", crate::stdx::hint::chain(&error));
+            false
+        }
+        Err(_) => false,
+    }
+}
+
 /// An offer that waits for the answer to its probe.
 struct Held {
     due: Instant,
@@ -263,54 +328,63 @@ struct Service {
     reported: HashSet<(Ipv4Addr, MacAddr)>,
     /// In the order in which they are due.
     held: VecDeque<Held>,
+    /// Until when nothing more is said of empty pools and unknown relays.
+    quiet_until: Option<Instant>,
+    waiting: Waiting,
+    /// Present while leases are being written.
+    write: Option<Write>,
 }
 
 impl Service {
-    /// Port 67: decides for each request, stores the leases together, then sends.
+    /// Port 67: decides for each request. What needs nothing on disk leaves at once.
     async fn answer(&mut self, batch: Vec<Datagram>) {
-        let requests = batch.iter().filter_map(|(bytes, from)| read(bytes, *from)).collect();
-        let (leases, replies) = self.decide(requests);
-        if self.store(leases).await {
-            for reply in replies {
+        for (bytes, from) in batch {
+            let Some(request) = read(&bytes, from) else { continue };
+            if let Some(reply) = self.decide(request) {
                 self.send(&reply).await;
             }
         }
     }
 
-    /// What is to be stored and what is to be sent then. Offers whose address is probed first are held back.
-    fn decide(&mut self, requests: Vec<Request>) -> (Vec<Lease>, Vec<Reply>) {
-        let (mut leases, mut replies) = (Vec::new(), Vec::new());
-        for request in requests {
-            if let Wish::Select { server, address } = request.wish {
-                self.boot.took(request.mac, server, address);
-            }
-            let interface = &self.sockets.interface;
-            let outcome = match &self.server {
-                Some(server) => {
-                    let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
-                    server.handle(self.clock.now(), interface, &request, &*self.boot)
-                }
-                None => Outcome { reply: proxy::handle(interface, &request, &*self.boot), ..Outcome::default() },
-            };
-            leases.extend(outcome.store);
-            if let Some(notice) = outcome.notice {
-                self.boot.noticed(&request, &notice);
-                self.report(notice);
-            }
-            match (outcome.reply, outcome.probe) {
-                (Some(reply), Some(address)) if self.probe(address) => {
-                    let due = Instant::now() + PROBE_WAIT;
-                    self.held.push_back(Held { due, address, request, reply });
-                }
-                (reply, _) => replies.extend(reply),
-            }
+    /// The reply that may leave now. One that needs its lease on disk waits for that, an offer of an address that is
+    /// probed first waits for that.
+    fn decide(&mut self, request: Request) -> Option<Reply> {
+        if let Wish::Select { server, address } = request.wish {
+            self.boot.took(request.mac, server, address);
         }
-        (leases, replies)
+        let interface = &self.sockets.interface;
+        let outcome = match &self.server {
+            Some(server) => {
+                let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
+                server.handle(self.clock.now(), interface, &request, &*self.boot)
+            }
+            None => Outcome { reply: proxy::handle(interface, &request, &*self.boot), ..Outcome::default() },
+        };
+        if let Some(notice) = outcome.notice {
+            self.boot.noticed(&request, &notice);
+            self.report(notice);
+        }
+        match (outcome.store, outcome.reply, outcome.probe) {
+            (Some(lease), reply, _) => {
+                self.waiting.push(lease, reply);
+                None
+            }
+            (None, Some(reply), Some(address)) if self.probe(address) => {
+                let due = Instant::now() + PROBE_WAIT;
+                self.held.push_back(Held { due, address, request, reply });
+                None
+            }
+            (None, reply, _) => reply,
+        }
     }
 
     /// Asks who has the address; false where there is no asking now.
     fn probe(&self, address: Ipv4Addr) -> bool {
         let Sockets { arp, own, .. } = &self.sockets;
+        if self.held.is_empty() {
+            // What came in while nobody listened is old, and may have filled the buffer.
+            while arp.receive().is_ok() {}
+        }
         self.held.len() < PROBES_MAX && arp.broadcast(&Arp::probe(*own, address)).is_ok()
     }
 
@@ -326,12 +400,9 @@ impl Service {
         let Some((resting, notice)) = in_use else { return };
         self.boot.noticed(&held.request, &notice);
         self.report(notice);
-        let (mut leases, replies) = self.decide(vec![held.request]);
-        leases.push(resting);
-        if self.store(leases).await {
-            for reply in replies {
-                self.send(&reply).await;
-            }
+        self.waiting.push(resting, None);
+        if let Some(reply) = self.decide(held.request) {
+            self.send(&reply).await;
         }
     }
 
@@ -355,20 +426,31 @@ impl Service {
         }
     }
 
-    /// Whether the leases are on disk. When they cannot be written the replies stay unsent: the clients ask again.
-    async fn store(&self, leases: Vec<Lease>) -> bool {
-        if leases.is_empty() {
-            return true;
-        }
+    fn begin_write(&mut self) {
+        let Waiting { leases, replies, .. } = std::mem::take(&mut self.waiting);
         let db = self.db.clone();
-        match tokio::task::spawn_blocking(move || db::save(&db, &leases)).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                let hint = error.hint().unwrap_or_default();
-                tracing::error!(%hint, "leases cannot be stored, so they are not given out: {}", crate::stdx::hint::chain(&error));
-                false
+        let task = tokio::task::spawn_blocking(move || db::save(&db, &leases));
+        self.write = Some(Write { task, replies });
+    }
+
+    /// When the leases could not be written the replies stay unsent: the clients ask again.
+    async fn written(&mut self, on_disk: bool) {
+        let Some(write) = self.write.take() else { return };
+        if on_disk {
+            for reply in write.replies {
+                self.send(&reply).await;
             }
-            Err(_) => false,
+        }
+    }
+
+    /// Before the end: nothing that was decided is lost.
+    async fn write_the_rest(&mut self) {
+        while self.write.is_some() || self.waiting.due.is_some() {
+            if self.write.is_none() {
+                self.begin_write();
+            }
+            let on_disk = finished(self.write.as_mut()).await;
+            self.written(on_disk).await;
         }
     }
 
@@ -400,8 +482,15 @@ impl Service {
         SocketAddrV4::new(address, self.sockets.settings.ports.client)
     }
 
-    /// Logs a notice, once for each other server and machine.
+    /// Logs a notice, once for each other server and machine; what a flood can provoke, once in a while.
     fn report(&mut self, notice: Notice) {
+        if matches!(notice, Notice::PoolEmpty(..) | Notice::UnknownLink(_)) {
+            let now = Instant::now();
+            if self.quiet_until.is_some_and(|until| now < until) {
+                return;
+            }
+            self.quiet_until = Some(now + QUIET);
+        }
         if let Notice::OtherServer(OtherServer { server, mac, .. }) = &notice {
             let known = self.reported.len() >= REPORTED_MAX || !self.reported.insert((*server, *mac));
             if known {

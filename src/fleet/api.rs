@@ -22,11 +22,14 @@ use crate::link::Message;
 /// How long a machine that waits for approval waits before it asks again.
 const RETRY_SECONDS: u32 = 3;
 
+type CheckedInHook = dyn Fn(&CheckIn) + Send + Sync;
 type HardwareHook = dyn Fn(&MachineId, &Value) + Send + Sync;
 type DeployHook = dyn Fn(&MachineId, &str) + Send + Sync;
 
 /// What the other subjects do when a machine checks in; the wiring fills it.
 pub struct Hooks {
+    /// Told of every check-in, whatever becomes of it.
+    pub checked_in: Box<CheckedInHook>,
     /// Keeps the hardware that a check-in brought.
     pub hardware: Box<HardwareHook>,
     /// Starts what the rule that let a new machine in asks for; the text names a task sequence.
@@ -108,6 +111,7 @@ async fn check_in(
     Json(message): Json<CheckIn>,
 ) -> Result<Json<CheckInReply>, Problem> {
     blocking(move || {
+        (state.hooks.checked_in)(&message);
         let public_key = Authority::request_key(&message.request_pem)
             .map_err(|error| Problem::bad_request(format!("the certificate request: {error}")))?;
         let address = caller.address.map(|address| address.ip());

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::dhcp::packet::code;
 use crate::dhcp::reply::{BootAnswer, BootPart, Booting, Interface, Role};
 use crate::dhcp::request::Request;
-use crate::pxe::boot::{Boot, Config, decide};
+use crate::dhcp::server::Notice;
+use crate::dhcp::survey::is_survey;
+use crate::pxe::boot::{Boot, Config, because, decide};
 use crate::pxe::client::{Client, Firmware, Stage, Transport};
 use crate::pxe::names::Netboot;
 use crate::pxe::script;
@@ -33,7 +35,9 @@ impl Booting for Answer {
         client.model = directory.model(client.mac, client.uuid.as_deref());
         let assignment = directory.assignment(client.mac, client.uuid.as_deref());
         let boot = decide(&client, &assignment, config);
-        recorder.asked(&client, &boot);
+        if !is_survey(request.mac) {
+            recorder.asked(&client, &boot, because(&client, config));
+        }
         tracing::info!(
             mac = %request.mac, firmware = %client.firmware, stage = ?client.stage, transport = ?client.transport,
             ?role, wish = ?request.wish, "boot: {boot:?}"
@@ -43,6 +47,13 @@ impl Booting for Answer {
 
     fn took(&self, mac: MacAddr, server: Ipv4Addr, address: Ipv4Addr) {
         self.0.recorder.took(mac, server, address);
+    }
+
+    fn noticed(&self, request: &Request, notice: &Notice) {
+        // Only what concerns a boot, and not what `took` says already.
+        if let (Some(client), false) = (Client::from_dhcp(request), matches!(notice, Notice::OtherServer(_))) {
+            self.0.recorder.noticed(&client, notice.to_string());
+        }
     }
 }
 

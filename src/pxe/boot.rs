@@ -137,6 +137,27 @@ pub fn decide(client: &Client, assignment: &Assignment, config: &Config) -> Boot
     }
 }
 
+/// The rule by which [`decide`] gave this client what it gave, for the flight recorder.
+pub fn because(client: &Client, config: &Config) -> &'static str {
+    let own = client.mac.is_some_and(|mac| config.program_of.contains_key(&mac));
+    match (client.stage, client.firmware) {
+        (Stage::Ipxe, _) => "iPXE goes to the script of its machine",
+        (Stage::Script | Stage::Grub, _) => "what is assigned to the machine",
+        (_, Firmware::Bios) => "BIOS gets iPXE: it knows no Secure Boot",
+        _ if own => "remint.toml names the program for this machine",
+        _ if config.program_for(client).is_some() => "remint.toml names the program for its model",
+        _ if config.program != Program::Auto => "remint.toml names the program for all machines",
+        _ if client.past == Past::UnsignedDidNotStart => {
+            "its firmware loaded iPXE and did not start it: Secure Boot is on"
+        }
+        (_, Firmware::UefiX64) if client.transport == Transport::Http => {
+            "HTTP Boot gets shim: it starts with Secure Boot too"
+        }
+        (_, Firmware::UefiIa32) => "there is no iPXE for this firmware",
+        _ => "iPXE is the fastest that this firmware starts",
+    }
+}
+
 fn program(client: &Client, config: &Config) -> Boot {
     let own = config.program_for(client);
     let refused = client.past == Past::UnsignedDidNotStart;

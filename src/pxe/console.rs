@@ -75,9 +75,11 @@ fn event_row(entry: &Entry) -> Markup {
 
 fn in_words(event: &Event) -> String {
     match event {
-        Event::Asked { stage, told } => {
+        Event::Noticed { what } => what.clone(),
+        Event::CheckedIn => "the boot environment has checked in".to_owned(),
+        Event::Asked { stage, told, because } => {
             let stage = serde_json::to_value(stage).unwrap_or_default();
-            format!("{} asked, and was told: {told}", stage.as_str().unwrap_or("it"))
+            format!("{} asked, and was told: {told} ({because})", stage.as_str().unwrap_or("it"))
         }
         Event::Refused { why } => format!("not answered: {why}"),
         Event::Address { server, address } => format!("took the address {address} of {server}"),

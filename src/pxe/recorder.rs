@@ -29,11 +29,19 @@ pub enum Event {
     Asked {
         stage: Stage,
         told: String,
+        /// The rule that chose it.
+        because: String,
     },
     /// A request that was not answered, and why.
     Refused {
         why: String,
     },
+    /// What the DHCP server met on the way: no address left, an address in use.
+    Noticed {
+        what: String,
+    },
+    /// The boot environment has spoken to the appliance.
+    CheckedIn,
     /// It took an address, as everybody on its network hears.
     Address {
         server: Ipv4Addr,
@@ -121,11 +129,11 @@ impl Recorder {
     }
 
     /// A request over DHCP and the decision on it.
-    pub fn asked(&self, client: &Client, boot: &Boot) {
+    pub fn asked(&self, client: &Client, boot: &Boot, because: &str) {
         let Some(mac) = client.mac else { return };
         let event = match boot {
             Boot::Nothing(why) => Event::Refused { why: (*why).to_owned() },
-            boot => Event::Asked { stage: client.stage, told: in_words(boot) },
+            boot => Event::Asked { stage: client.stage, told: in_words(boot), because: because.to_owned() },
         };
         let now = self.clock.now();
         let mut machines = self.machines();
@@ -133,6 +141,26 @@ impl Recorder {
             machines.begin(mac, client);
         }
         machines.push(mac, now, event);
+    }
+
+    /// Something that the DHCP server met while it answered this client.
+    pub fn noticed(&self, client: &Client, what: String) {
+        let Some(mac) = client.mac else { return };
+        let now = self.clock.now();
+        let mut machines = self.machines();
+        if begins_boot(machines.last(mac), client, now) {
+            machines.begin(mac, client);
+        }
+        machines.push(mac, now, Event::Noticed { what });
+    }
+
+    /// The boot environment of the machine with one of these cards has checked in.
+    pub fn checked_in(&self, macs: &[MacAddr]) {
+        let now = self.clock.now();
+        let mut machines = self.machines();
+        for mac in macs {
+            machines.push(*mac, now, Event::CheckedIn);
+        }
     }
 
     /// A client took `address` from `server`.
@@ -221,7 +249,10 @@ impl Machines {
     /// Repetitions of the last event are not written down again.
     fn push(&mut self, mac: MacAddr, at: Timestamp, event: Event) {
         let Some(record) = self.boots.get_mut(&mac).and_then(VecDeque::back_mut) else { return };
-        let repeated = record.events.last().is_some_and(|last| last.event == event);
+        let repeated = match event {
+            Event::CheckedIn => record.events.iter().any(|known| known.event == event),
+            _ => record.events.last().is_some_and(|last| last.event == event),
+        };
         if !repeated && record.events.len() < EVENTS_MAX {
             record.events.push(Entry { at, event });
         }
@@ -233,18 +264,20 @@ impl Machines {
 fn begins_boot(last: Option<&Record>, client: &Client, now: Timestamp) -> bool {
     let Some(entry) = last.and_then(|record| record.events.last()) else { return true };
     let old = now.since(entry.at) > SAME_BOOT_SECONDS as u64 * 1000;
-    let past_firmware = matches!(&entry.event, Event::Script { .. } | Event::File { .. })
+    let past_firmware = matches!(&entry.event, Event::Script { .. } | Event::File { .. } | Event::CheckedIn)
         || matches!(&entry.event, Event::Asked { stage, .. } if *stage != Stage::Firmware);
     let other_way = last.is_some_and(|record| record.transport != client.transport) && client.stage == Stage::Firmware;
     old || other_way || (client.stage == Stage::Firmware && past_firmware)
 }
+
+const OWN_DISK: &str = "its own disk";
 
 fn in_words(boot: &Boot) -> String {
     match boot {
         Boot::Program(name) => (*name).to_owned(),
         Boot::Script => "its script".to_owned(),
         Boot::BootEnvironment { .. } => "the boot environment".to_owned(),
-        Boot::LocalDisk => "its own disk".to_owned(),
+        Boot::LocalDisk => OWN_DISK.to_owned(),
         Boot::Nothing(why) => (*why).to_owned(),
     }
 }
@@ -268,6 +301,9 @@ struct Story<'a> {
     took: Option<(Ipv4Addr, Ipv4Addr)>,
     last_file: Option<(&'a str, &'a Ended)>,
     script: Option<&'a str>,
+    /// What the DHCP server met last, when nothing came after it.
+    noticed: Option<&'a str>,
+    checked_in: bool,
     /// iPXE or GRUB was heard of.
     beyond_firmware: bool,
     ipxe: bool,
@@ -281,12 +317,19 @@ impl<'a> Story<'a> {
             took: None,
             last_file: None,
             script: None,
+            noticed: None,
+            checked_in: false,
             beyond_firmware: false,
             ipxe: false,
         };
         for entry in &record.events {
+            if !matches!(entry.event, Event::Asked { .. }) {
+                story.noticed = None;
+            }
             match &entry.event {
-                Event::Asked { stage, told } => {
+                Event::Noticed { what } => story.noticed = Some(what),
+                Event::CheckedIn => story.checked_in = true,
+                Event::Asked { stage, told, .. } => {
                     story.ipxe |= *stage == Stage::Ipxe;
                     story.told = Some(told);
                 }
@@ -321,7 +364,13 @@ pub fn explain(record: &Record, now: Timestamp) -> String {
     if let Some(why) = story.refused {
         return format!("not answered: {why}");
     }
-    let fault = fault(&story);
+    if story.checked_in {
+        return format!("it loaded all of {} and has checked in", story.script.unwrap_or("the boot environment"));
+    }
+    let fault = match story.noticed {
+        Some(what) => what.to_owned(),
+        None => fault(&story),
+    };
     if now.since(last) < STUCK_SECONDS as u64 * 1000 && !matches!(story.last_file, Some((_, Ended::Missing))) {
         return match story.told {
             Some(told) => format!("under way; told to boot {}", story.script.unwrap_or(told)),
@@ -344,8 +393,11 @@ fn fault(story: &Story<'_>) -> String {
         (_, Some((name, Ended::Silent { done, bytes }))) => format!(
             "loading {name} broke off after {done} of {bytes} bytes: packets are lost, or the machine was switched off"
         ),
-        (Some("its own disk"), _) => "it was sent to its own disk".to_owned(),
-        (Some(told), Some((name, _))) if name.starts_with("initrd") => format!("it loaded all of {told}"),
+        (Some(OWN_DISK), _) => "it was sent to its own disk".to_owned(),
+        (Some(told), Some((name, _))) if name.starts_with("initrd") => format!(
+            "it loaded all of {told} and did not check in: has the boot environment a driver for its network card, and is the TCP \
+             port of HTTPS open all the way?"
+        ),
         (Some(told), Some((name, _))) if name.starts_with("vmlinuz") => {
             format!("it has the kernel and not the initramfs of {told}: has the machine enough memory?")
         }

@@ -122,7 +122,7 @@ async fn start(
     let (secure, plain) = assembly.table.merge(pxe::api::routes(boot.clone())).routers(&assembly.gate);
     let secure = secure.layer(axum::middleware::from_fn(fault::pages));
     let mut tasks = JoinSet::new();
-    netboot::serve(boot_sockets, site, &boot, stopped, &mut tasks);
+    netboot::serve(boot_sockets, site, used, &boot, stopped, &mut tasks);
     tasks.spawn(listen::serve_https(https, acceptor, secure.clone(), stopped.clone()));
     tasks.spawn(listen::serve_http(http, plain, stopped.clone()));
     tasks.spawn(listen::serve_control(control, site.control_socket(), secure, stopped.clone()));

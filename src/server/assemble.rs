@@ -16,6 +16,7 @@ use crate::fleet::api::{FleetState, Hooks};
 use crate::fleet::console::FleetPages;
 use crate::fleet::db::Fleet;
 use crate::fleet::enrolment::Policy;
+use crate::fleet::link::{CheckIn, Stage};
 use crate::imaging;
 use crate::imaging::api::Images;
 use crate::inventory;
@@ -72,7 +73,11 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public(), site.vault.clone());
     let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
     let recorder = Arc::new(Recorder::new(site.clock.clone()));
-    let hooks = Hooks { hardware: keep_hardware(&inventory), deploy: sequences::deployer(&sequences) };
+    let hooks = Hooks {
+        checked_in: record_arrival(&recorder),
+        hardware: keep_hardware(&inventory),
+        deploy: sequences::deployer(&sequences),
+    };
     let fleet_state = FleetState {
         fleet: fleet.clone(),
         authority: site.authority.clone(),
@@ -167,6 +172,18 @@ fn ask_inventory(site: &Site) -> Box<fleet::collection::Ask> {
 fn audit_anchor(site: &Site) -> Arc<people::AuditAnchor> {
     let (path, key) = (site.folder.join("audit.head"), site.signing.public());
     Arc::new(move || audit_head::read(&path, &key))
+}
+
+/// That a machine's boot environment speaks is the end of its boot.
+fn record_arrival(recorder: &Arc<Recorder>) -> Box<dyn Fn(&CheckIn) + Send + Sync> {
+    let recorder = recorder.clone();
+    Box::new(move |check_in| {
+        if check_in.stage == Stage::BootEnvironment {
+            let arrived_by = check_in.arrived_by.iter();
+            let macs: Vec<_> = check_in.identity.macs.iter().chain(arrived_by).copied().collect();
+            recorder.checked_in(&macs);
+        }
+    })
 }
 
 type KeepHardware = dyn Fn(&MachineId, &serde_json::Value) + Send + Sync;

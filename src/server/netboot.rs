@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::appliance::Error;
 use super::interface;
 use super::listen::Stop;
+use super::neighbours;
 use super::site::Site;
 use crate::config::Used;
 use crate::config::written::DhcpMode;
@@ -70,6 +71,7 @@ pub(super) fn bind(used: &Used, db: &Arc<Db>) -> Result<Sockets, Error> {
         }
         let mut settings = tftp::socket::Settings::at(interface.address);
         settings.port = used.tftp_port;
+        settings.transfers_max = settings.transfers_max.min(open_files_max() / 2);
         settings.block_bytes_max = block_bytes_max(interface::mtu(&interface.name));
         if used.tftp_single_port {
             settings.transfer_ports = tftp::socket::TransferPorts::Single;
@@ -77,6 +79,13 @@ pub(super) fn bind(used: &Used, db: &Arc<Db>) -> Result<Sockets, Error> {
         sockets.tftp.push((interface.address, tftp::socket::bind(settings)?));
     }
     Ok(sockets)
+}
+
+/// How many files and sockets this process may have open: each transfer takes one.
+fn open_files_max() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(1024)
 }
 
 /// The largest TFTP block that fits a frame: less the headers of IP, UDP and TFTP. Larger frames than Ethernet's are not
@@ -89,7 +98,14 @@ fn block_bytes_max(mtu: Option<u16>) -> u16 {
 }
 
 /// Serves until the appliance stops. A socket that fails for good ends alone; the rest goes on.
-pub(super) fn serve(sockets: Sockets, site: &Site, netboot: &Netboot, stop: &Stop, tasks: &mut JoinSet<()>) {
+pub(super) fn serve(
+    sockets: Sockets,
+    site: &Site,
+    used: &Used,
+    netboot: &Netboot,
+    stop: &Stop,
+    tasks: &mut JoinSet<()>,
+) {
     let until = |stop: &Stop| {
         let mut stop = stop.clone();
         async move {
@@ -106,6 +122,7 @@ pub(super) fn serve(sockets: Sockets, site: &Site, netboot: &Netboot, stop: &Sto
         let (clock, until) = (site.clock.clone(), until(stop));
         tasks.spawn(async move { report("TFTP", tftp.serve(lookup, clock, until).await) });
     }
+    tasks.spawn(neighbours::watch(used.clone(), std::process::id(), stop.clone()));
 }
 
 fn report<E: std::error::Error + 'static>(service: &str, ended: Result<(), E>) {

@@ -17,7 +17,7 @@ use remint::pxe::local::BootFiles;
 use remint::pxe::names::{Netboot, tftp_lookup};
 use remint::pxe::recorder::Recorder;
 use remint::pxe::tftp::socket::{Settings, TransferPorts};
-use remint::stdx::time::{Clock, SystemClock};
+use remint::stdx::time::{Clock, ManualClock, SystemClock};
 use tokio::sync::watch;
 
 use crate::lan::{self, Lan};
@@ -26,6 +26,9 @@ pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 pub(crate) struct Appliance {
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) recorder: Arc<Recorder>,
+    /// The recorder's own: minutes pass for it without being waited for.
+    pub(crate) clock: Arc<ManualClock>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -68,12 +71,15 @@ impl Appliance {
         let (stop, stopped) = watch::channel(false);
         let (ready, is_ready) = std::sync::mpsc::channel();
         let path = folder.path().to_owned();
+        let clock = Arc::new(ManualClock::at(SystemClock.now()));
+        let recorder = Arc::new(Recorder::new(clock.clone()));
+        let own = recorder.clone();
         let thread = lan::within(lan.space(), move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            runtime.block_on(serve(path, setup, stopped, ready));
+            runtime.block_on(serve(path, setup, own, stopped, ready));
         });
         is_ready.recv().unwrap();
-        Appliance { folder, stop, thread: Some(thread) }
+        Appliance { folder, recorder, clock, stop, thread: Some(thread) }
     }
 
     /// Ends it, and gives back its folder for another.
@@ -98,13 +104,19 @@ fn log() {
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
 
-async fn serve(folder: PathBuf, setup: Setup, stopped: watch::Receiver<bool>, ready: std::sync::mpsc::Sender<()>) {
+async fn serve(
+    folder: PathBuf,
+    setup: Setup,
+    recorder: Arc<Recorder>,
+    stopped: watch::Receiver<bool>,
+    ready: std::sync::mpsc::Sender<()>,
+) {
     log();
     let netboot = Netboot {
         directory: Arc::new(Directory::default()),
         config: Arc::new(setup.config),
         files: Arc::new(BootFiles::open(&folder.join("boot")).unwrap()),
-        recorder: Arc::new(Recorder::new(Arc::new(SystemClock))),
+        recorder,
         address: ADDRESS,
     };
     let db = Arc::new(open_db(folder.join("db")));

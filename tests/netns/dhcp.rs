@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
+use remint::dhcp::lease::State;
 use remint::dhcp::packet::{MessageType, Packet, code};
 use socket2::{Domain, Socket, Type};
 
@@ -120,7 +121,21 @@ fn the_boot_server_answers_on_its_port_to_clients_that_have_an_address() {
 
 #[test]
 fn a_relayed_client_gets_an_address_of_its_own_network() {
-    let Some(lan) = Lan::with(&["udhcpc", "dnsmasq"]) else { return };
+    relayed(
+        "dnsmasq",
+        "dnsmasq -d -C /dev/null --port=0 --interface=far0 --interface=lan0 --bind-interfaces \
+         --dhcp-relay=10.78.0.1,10.77.0.1",
+    );
+}
+
+#[test]
+fn a_client_behind_dhcrelay_with_option_82_gets_an_address_of_its_own_network() {
+    relayed("dhcrelay", "dhcrelay -d -4 -a -id far0 -iu lan0 10.77.0.1");
+}
+
+/// A client behind a relay of this command.
+fn relayed(program: &str, relay_command: &str) {
+    let Some(lan) = Lan::with(&["udhcpc", program]) else { return };
     let appliance = Appliance::start(&lan, appliance::server(), &[]);
     let (relay, client) = (lan.host_at("10.77.0.3/24"), lan.host());
     // The client moves to a wire of its own behind the relay.
@@ -136,13 +151,34 @@ fn a_relayed_client_gets_an_address_of_its_own_network() {
     }
     let (ok, text) = run(lan.space(), "ip route add 10.78.0.0/24 via 10.77.0.3");
     assert!(ok, "{text}");
-    let _relay = start(
-        &relay.space,
-        "dnsmasq -d -C /dev/null --port=0 --interface=far0 --interface=lan0 --bind-interfaces \
-         --dhcp-relay=10.78.0.1,10.77.0.1",
-    );
+    let _relay = start(&relay.space, relay_command);
     let (ok, text) = run(&client.space, "udhcpc -f -n -q -t 9 -i lan0 -s /bin/true");
     assert!(ok && text.contains("lease of 10.78.0.50 obtained"), "{text}");
+    drop(appliance.stop());
+}
+
+#[test]
+fn an_address_that_somebody_sits_on_is_not_offered() {
+    let Some(lan) = Lan::with(&["udhcpc"]) else { return };
+    let appliance = Appliance::start(&lan, appliance::server(), &[]);
+    let (_sits, client) = (lan.host_at("10.77.0.100/24"), lan.host());
+    let (ok, text) = run(&client.space, "udhcpc -f -n -q -t 5 -i lan0 -s /bin/true");
+    assert!(ok && text.contains("lease of 10.77.0.101 obtained"), "{text}");
+    let resting: Vec<_> = appliance.leases().into_iter().filter(|lease| lease.state == State::Declined).collect();
+    assert_eq!(resting.iter().map(|lease| lease.address).collect::<Vec<_>>(), [Ipv4Addr::new(10, 77, 0, 100)]);
+    drop(appliance.stop());
+}
+
+#[test]
+fn perfdhcp_loses_nothing_and_every_lease_is_on_disk() {
+    let Some(lan) = Lan::with(&["perfdhcp"]) else { return };
+    let appliance = Appliance::start(&lan, appliance::server(), &[]);
+    let host = lan.host_at("10.77.0.2/24");
+    // Fifty clients through a relay, which perfdhcp plays.
+    let (_, text) = run(&host.space, "perfdhcp -4 -l lan0 -r 50 -n 50 -R 50 -W 2000000 10.77.0.1");
+    assert_eq!(text.matches("received packets: 50").count(), 2, "{text}");
+    assert_eq!(text.matches("drops: 0").count(), 2, "{text}");
+    assert_eq!(appliance.leases().len(), 50);
     drop(appliance.stop());
 }
 

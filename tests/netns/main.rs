@@ -8,6 +8,11 @@
 
 mod appliance;
 mod dhcp;
+mod failures;
 mod firmware;
+mod hostile;
 mod lan;
+mod machine;
+mod survey;
 mod tftp;
+mod wire;

@@ -255,3 +255,20 @@ fn a_flood_of_clients_leaves_no_more_than_one_lease_an_address() {
     }
     assert_eq!(server.scopes[0].1.len(), 3);
 }
+
+#[test]
+fn an_address_that_is_in_use_rests_and_another_is_offered() {
+    let mut server = server();
+    let outcome = ask(&mut server, at(0), packet(MessageType::Discover, 1));
+    assert_eq!(outcome.probe, Some(host(100)), "an address is probed before it is offered for the first time");
+    let (resting, notice) = server.in_use(at(0), host(100), mac(77)).unwrap();
+    assert_eq!((resting.address, resting.state), (host(100), State::Declined));
+    assert!(notice.to_string().contains("10.0.0.100 is in use by 52:54:00:00:00:4d"), "{notice}");
+    assert_eq!(offer(&mut server, at(0), 1), Some(host(101)));
+    let again = ask(&mut server, at(1), packet(MessageType::Discover, 1));
+    assert_eq!((again.probe, again.reply.unwrap().packet.yiaddr), (None, host(101)), "it is not probed twice");
+    assert!(server.in_use(at(1), host(102), mac(77)).is_none(), "an answer about an address that nobody is offered");
+    let mut relayed = packet(MessageType::Discover, 3);
+    relayed.giaddr = Ipv4Addr::new(10, 0, 0, 9);
+    assert_eq!(ask(&mut server, at(2), relayed).probe, None, "relayed clients probe for themselves");
+}

@@ -22,7 +22,7 @@ impl Bench {
     fn told(program: &'static str) -> Bench {
         let clock = Arc::new(ManualClock::at(Timestamp::from_milliseconds(1_000_000)));
         let bench = Bench { recorder: Recorder::new(clock.clone()), clock };
-        bench.recorder.asked(&client(Stage::Firmware), &Boot::Program(program));
+        bench.recorder.asked(&client(Stage::Firmware), &Boot::Program(program), "");
         bench
     }
 
@@ -77,15 +77,29 @@ fn the_ways_in_which_boots_fail_are_named() {
 #[test]
 fn a_client_that_is_not_answered_learns_why() {
     let bench = Bench::told("snponly.efi");
-    bench.recorder.asked(&client(Stage::Firmware), &Boot::Nothing("no boot program exists for this architecture"));
+    bench.recorder.asked(&client(Stage::Firmware), &Boot::Nothing("no boot program exists for this architecture"), "");
     bench.check(&["not answered", "architecture"]);
+}
+
+#[test]
+fn what_the_dhcp_server_met_is_the_reason_until_the_machine_gets_further() {
+    let bench = Bench::told("snponly.efi");
+    bench.recorder.noticed(&client(Stage::Firmware), "no address is left in 10.0.0.0/24".into());
+    bench.check(&["no address is left"]);
+    let bench = Bench::told("snponly.efi");
+    bench.recorder.noticed(&client(Stage::Firmware), "10.0.0.50 is in use".into());
+    bench.took(OURS).file("snponly.efi", complete()).check(&["Secure Boot"]);
 }
 
 #[test]
 fn boots_that_went_well_are_told_as_such() {
     let ipxe = || Bench::told("snponly.efi").took(OURS).file("snponly.efi", complete());
     let loaded = ipxe().script(&ENVIRONMENT).file("vmlinuz", Ended::Asked).file("initrd.img", Ended::Asked);
-    loaded.check(&["it loaded all of the boot environment"]);
+    loaded.check(&["it loaded all of the boot environment and did not check in", "HTTPS"]);
+    let arrived = ipxe().script(&ENVIRONMENT).file("initrd.img", Ended::Asked);
+    arrived.recorder.checked_in(&[MAC]);
+    arrived.recorder.checked_in(&[MAC]);
+    arrived.check(&["the boot environment and has checked in"]);
     ipxe().script(&Boot::LocalDisk).check(&["sent to its own disk"]);
 }
 
@@ -95,7 +109,7 @@ fn firmware_that_refused_an_unsigned_program_is_known_the_next_time() {
     bench.clock.advance_seconds(5);
     assert_eq!(bench.recorder.past(Some(MAC)), Past::UnsignedDidNotStart);
     let started = Bench::told("snponly.efi").took(OURS).file("snponly.efi", complete());
-    started.recorder.asked(&client(Stage::Ipxe), &Boot::Script);
+    started.recorder.asked(&client(Stage::Ipxe), &Boot::Script, "");
     started.clock.advance_seconds(5);
     assert_eq!(started.recorder.past(Some(MAC)), Past::Nothing);
     assert_eq!(started.recorder.past(None), Past::Nothing);
@@ -106,7 +120,7 @@ fn a_transfer_replaces_what_was_asked_and_a_new_start_is_a_new_record() {
     let bench = Bench::told("snponly.efi").took(OURS).file("snponly.efi", Ended::Asked).file("snponly.efi", complete());
     let records = bench.recorder.list(None);
     assert_eq!((records.len(), records[0].record.events.len()), (1, 3));
-    bench.recorder.asked(&client(Stage::Firmware), &Boot::Program("snponly.efi"));
+    bench.recorder.asked(&client(Stage::Firmware), &Boot::Program("snponly.efi"), "");
     assert_eq!(bench.recorder.list(Some(MAC)).len(), 2);
 }
 
@@ -116,7 +130,7 @@ fn a_flood_of_addresses_leaves_a_bounded_memory() {
     for n in 0..10_000u32 {
         let [a, b, c, d] = n.to_be_bytes();
         let flood = Client { mac: Some(MacAddr([2, 9, a, b, c, d])), ..client(Stage::Firmware) };
-        bench.recorder.asked(&flood, &Boot::Program("snponly.efi"));
+        bench.recorder.asked(&flood, &Boot::Program("snponly.efi"), "");
     }
     assert_eq!(bench.recorder.list(None).len(), MACHINES_MAX);
 }
