@@ -5,6 +5,7 @@
 #[cfg(feature = "agent")]
 mod agent;
 mod api;
+mod archives;
 mod configuration;
 mod corpus;
 mod formats;
