@@ -74,12 +74,14 @@ impl<'a> Volume<'a> {
         let boot = Fields(&bytes);
         let nonsense = || Fault::damaged("the sizes in its boot sector make no sense");
         let sector = u64::from(boot.le16(11));
-        let cluster_bytes = power(boot.u8(13), sector * u64::from(boot.u8(13)), sector).ok_or_else(nonsense)?;
+        let cluster_bytes = power(boot.u8(13), sector * u64::from(boot.u8(13)), sector)
+            .filter(|bytes| *bytes <= CLUSTER_BYTES_MAX)
+            .ok_or_else(nonsense)?;
         let record_bytes = power(boot.u8(64), cluster_bytes * u64::from(boot.u8(64)), 1).ok_or_else(nonsense)?;
         let sizes = sector.is_power_of_two()
             && (256..=4096).contains(&sector)
             && cluster_bytes.is_power_of_two()
-            && (sector..=CLUSTER_BYTES_MAX).contains(&cluster_bytes)
+            && cluster_bytes >= sector
             && record_bytes.is_power_of_two()
             && (512..=RECORD_BYTES_MAX).contains(&record_bytes);
         if !sizes {
