@@ -38,15 +38,31 @@ fn vmdk(disk: &Disk) {
     }
     let folder = scratch();
     let path = folder.path().join("image.vmdk");
-    let file = File::options().create_new(true).read(true).write(true).open(&path).expect("a scratch file");
-    if file.set_len(disk.size).is_err() {
-        return;
+    if let Some(file) = write(disk, &path) {
+        read(container::vmdk::open(file, &path));
     }
+}
+
+/// A sparse file with the disk's bytes; `None` where the file system takes none of that size.
+fn write(disk: &Disk, path: &Path) -> Option<FileAt> {
+    let file = File::options().create_new(true).read(true).write(true).open(path).expect("a scratch file");
+    file.set_len(disk.size).ok()?;
     for at in disk.places().into_iter().filter(|at| *at < disk.size) {
         let sector = disk.read_vec_at(at, (disk.size - at).min(512) as usize).expect("it lies on the disk");
         file.write_all_at(&sector, at).expect("a scratch file is written");
     }
-    read(container::vmdk::open(FileAt::new(file).expect("a scratch file has a size"), &path));
+    FileAt::new(file).ok()
+}
+
+/// What is said of an image that is refused; `None` of one that opens.
+pub(crate) fn refusal(input: &[u8]) -> Option<String> {
+    let mut disk = Disk::parse(input);
+    mend_vhd(&mut disk);
+    mend_vhdx(&mut disk);
+    let folder = scratch();
+    let path = folder.path().join("image.vmdk");
+    write(&disk, &path).expect("a scratch file");
+    container::open(&path, None, folder.path()).err().map(|error| error.to_string())
 }
 
 /// First byte: bit 0, sums are made right; bit 1, what follows is a folder.
