@@ -16,5 +16,6 @@ mod neighbours;
 mod netboot;
 mod sequences;
 pub mod site;
+mod store;
 
 pub use listen::serve_http;

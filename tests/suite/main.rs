@@ -6,6 +6,7 @@
 mod agent;
 mod api;
 mod archives;
+mod bucket;
 mod configuration;
 mod corpus;
 mod formats;
