@@ -100,8 +100,12 @@ pub(super) async fn watch(used: Used, seed: u32, mut stop: Stop) {
             let answers = match asked {
                 Ok(Ok(answers)) => answers,
                 Ok(Err(error)) => {
-                    tracing::debug!(interface = %interface.name, "other DHCP servers could not be asked for: {error}");
-                    continue;
+                    // It takes root, which the appliance may have given up.
+                    tracing::info!(
+                        interface = %interface.name,
+                        "other DHCP servers cannot be asked for ({error}); `remint doctor` does it, as root"
+                    );
+                    return;
                 }
                 Err(_) => return,
             };
@@ -144,12 +148,12 @@ mod tests {
     fn what_others_answer_is_judged_by_the_part_that_we_play() {
         let (ours, theirs) = (answer(OWN, false, Some("snponly.efi")), answer(OTHER, true, None));
         check(DhcpMode::Proxy, &[ours.clone(), theirs.clone()], &[]);
-        check(DhcpMode::Proxy, &[ours.clone()], &["no DHCP server gives addresses"]);
+        check(DhcpMode::Proxy, std::slice::from_ref(&ours), &["no DHCP server gives addresses"]);
         let pxe = answer(OTHER, true, Some("pxelinux.0"));
         check(DhcpMode::Proxy, &[ours.clone(), pxe.clone()], &["`pxelinux.0` as well"]);
         check(DhcpMode::Server, &[answer(OWN, true, None)], &[]);
-        check(DhcpMode::Server, &[theirs.clone()], &["10.0.0.7 gives addresses too"]);
-        check(DhcpMode::Server, &[pxe.clone()], &["gives addresses too", "as well"]);
+        check(DhcpMode::Server, std::slice::from_ref(&theirs), &["10.0.0.7 gives addresses too"]);
+        check(DhcpMode::Server, std::slice::from_ref(&pxe), &["gives addresses too", "as well"]);
         check(DhcpMode::Off, &[theirs], &["no DHCP server sends machines to 10.0.0.1"]);
         check(DhcpMode::Off, &[Answer { next_server: Some(OWN), ..pxe }], &[]);
     }
