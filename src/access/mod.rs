@@ -21,6 +21,8 @@ pub mod db;
 #[cfg(feature = "server")]
 pub mod password;
 #[cfg(feature = "server")]
+pub mod replay;
+#[cfg(feature = "server")]
 pub mod vault;
 
 pub use principal::{Capability, Limits, Principal, Role};

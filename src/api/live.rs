@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_stream::{Stream, StreamExt};
 
-use super::{Access, Routes, Table};
+use super::{Access, Routes, Shape, Table};
 use crate::access::Capability;
 
 /// Events kept for a listener that is slow; one that falls further behind is told so and reads the state anew.
@@ -70,6 +70,12 @@ pub fn routes(live: Live) -> Table {
             "What happens, as server-sent events: each alone, or every so often together",
             events,
         )
+        .asks(&[
+            ("kinds", "machine, run, progress, log; all without it"),
+            ("subject", "identifiers, with commas"),
+            ("every", "milliseconds between batches"),
+        ])
+        .gives(Shape::Events)
         .with_state(live)
 }
 

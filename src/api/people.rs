@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Access, Caller, Problem, Routes, Table, blocking, session_cookie, session_of};
+use super::{Access, Caller, Problem, Routes, Shape, Table, blocking, session_cookie, session_of};
 use crate::access::authority::Authority;
 use crate::access::db::{self, Error, Gate, Person, Token};
 use crate::access::secret::Secret;
@@ -35,6 +35,7 @@ pub fn routes(state: PeopleState) -> Table {
             authority,
         )
         .post("/api/v1/session", Access::Public("this is the login"), "Log in", login)
+        .takes("Login")
         .delete("/api/v1/session", Access::Person(Capability::Read), "Log out", logout)
         .get("/api/v1/session", Access::Person(Capability::Read), "Who am I", whoami)
         .post(
@@ -44,14 +45,24 @@ pub fn routes(state: PeopleState) -> Table {
             accept,
         )
         .post("/api/v1/invitations", administer, "Invite a person", invite)
+        .takes("Invite")
         .get("/api/v1/people", administer, "List people", people)
+        .gives(Shape::List("Person"))
         .post("/api/v1/people", administer, "Add a person", add_person)
+        .takes("AddPerson")
         .put("/api/v1/people/{name}", administer, "Give a person another role or other limits", change_person)
         .delete("/api/v1/people/{name}", administer, "Remove a person", remove_person)
         .get("/api/v1/tokens", administer, "List API tokens", tokens)
+        .gives(Shape::List("Token"))
         .post("/api/v1/tokens", administer, "Make an API token", add_token)
+        .takes("AddToken")
         .delete("/api/v1/tokens/{name}", administer, "Remove an API token", remove_token)
         .get("/api/v1/audit", Access::Person(Capability::Audit), "The audit log, newest first", audit_log)
+        .asks(&[
+            ("before", "number of the entry before which to begin"),
+            ("limit", "how many entries are given at most"),
+        ])
+        .gives(Shape::List("AuditEntry"))
         .get("/api/v1/audit/head", Access::Person(Capability::Audit), "The last entry's number and hash", audit_head)
         .post(
             "/api/v1/audit/verify",

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::uri::Authority;
@@ -11,13 +10,15 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::{Json, Router};
+use serde_json::Value;
 
-use super::{Caller, LocalCaller, PeerCertificate, Problem, blocking, session_of};
+use super::{Caller, LocalCaller, PeerCertificate, Problem, Shape, answer, blocking, openapi, session_of};
 use crate::access::db::{Credentials, Gate};
 use crate::access::{Capability, Principal};
 
 /// Largest body of a request that does not say otherwise.
-const BODY_BYTES_MAX: usize = 16 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// What a caller must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub struct RouteInfo {
     pub path: &'static str,
     pub access: Access,
     pub summary: &'static str,
+    /// Parameters of the query: name, what it is.
+    pub asks: &'static [(&'static str, &'static str)],
+    /// The body that it takes.
+    pub takes: Option<Shape>,
+    /// The body of the answer.
+    pub gives: Option<Shape>,
 }
 
 /// The routes of one subject over its state `S`.
@@ -84,7 +91,30 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         H: Handler<T, S>,
         T: 'static,
     {
-        self.rows.push((RouteInfo { method, path, access, summary }, on(filter, handler)));
+        let info = RouteInfo { method, path, access, summary, asks: &[], takes: None, gives: None };
+        self.rows.push((info, on(filter, handler)));
+        self
+    }
+
+    /// Says, of the route added last, which parameters its query may have.
+    pub fn asks(self, parameters: &'static [(&'static str, &'static str)]) -> Self {
+        self.told(|info| info.asks = parameters)
+    }
+
+    /// Says what body the route added last takes.
+    pub fn takes(self, name: &'static str) -> Self {
+        self.told(|info| info.takes = Some(Shape::One(name)))
+    }
+
+    /// Says what the route added last answers with.
+    pub fn gives(self, shape: Shape) -> Self {
+        self.told(|info| info.gives = Some(shape))
+    }
+
+    fn told(mut self, tell: impl FnOnce(&mut RouteInfo)) -> Self {
+        if let Some((info, _)) = self.rows.last_mut() {
+            tell(info);
+        }
         self
     }
 
@@ -116,7 +146,7 @@ impl Table {
     /// The router for HTTPS (all routes) and the one for plain HTTP (those with [`Access::Boot`]).
     pub fn routers(self, gate: &Arc<Gate>) -> (Router, Router) {
         let (mut secure, mut plain) = (Router::new(), Router::new());
-        for (info, handler) in self.rows {
+        for (info, handler) in self.documented().rows {
             let guard = Guard { gate: gate.clone(), access: info.access, path: info.path };
             let guarded = handler.layer(middleware::from_fn_with_state(guard, admit));
             if matches!(info.access, Access::Boot(_)) {
@@ -133,6 +163,20 @@ impl Table {
     }
 }
 
+impl Table {
+    /// The same with one route more: the document that describes all of them.
+    fn documented(self) -> Table {
+        let row = Routes::<Arc<Value>>::new().get(
+            openapi::PATH,
+            Access::Person(Capability::Read),
+            "This document: every route of the appliance (OpenAPI 3.1)",
+            |State(document): State<Arc<Value>>| async move { Json(Arc::unwrap_or_clone(document)) },
+        );
+        let document = openapi::document(self.rows().chain(row.rows.iter().map(|(info, _)| info)));
+        self.merge(row.with_state(Arc::new(document)))
+    }
+}
+
 #[derive(Clone)]
 struct Guard {
     gate: Arc<Gate>,
@@ -141,7 +185,14 @@ struct Guard {
 }
 
 /// Routes whose handlers look themselves whether all machines of the request are within the caller's reach.
-const LOOK_THEMSELVES: [&str; 2] = ["/api/v1/deployments", "/api/v1/deployments/preview"];
+const LOOK_THEMSELVES: [&str; 6] = [
+    "/api/v1/deployments",
+    "/api/v1/deployments/preview",
+    "/approvals",
+    "/deployments",
+    "/deployments/new",
+    "/deployments/review",
+];
 
 /// Somebody whose rights end at some collections acts on their machines and on nothing that belongs to the whole site.
 /// Reading is not limited.
@@ -179,7 +230,7 @@ async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> 
     let address = request.extensions().get::<SocketAddr>().copied();
     let caller = Caller { principal, address };
     request.extensions_mut().insert(caller.clone());
-    let mut response = next.run(request).await;
+    let mut response = answer::answer(guard.gate, &caller, request, next).await;
     response.extensions_mut().insert(caller);
     response
 }

@@ -4,22 +4,22 @@ use maud::{Markup, html};
 
 use super::part::{Tone, stacked};
 
-const ROW: usize = 28;
+const ROW: usize = 44;
 const COLUMNS_HEIGHT: f64 = 140.0;
 /// Where columns stand; above the highest is room for its figure.
 const BASE: f64 = COLUMNS_HEIGHT + 16.0;
 
-/// A bar for each name, the longest as wide as there is room.
+/// A bar below each name, the longest as wide as there is room beside its figure.
 pub fn bars(label: &str, values: &[(String, u64)]) -> Markup {
     let most = values.iter().map(|(_, value)| *value).max().unwrap_or(0).max(1);
     let told: Vec<String> = values.iter().map(|(name, value)| format!("{name} {value}")).collect();
     html! {
         svg.chart width="100%" height=(values.len() * ROW) role="img" aria-label={ (label) ": " (told.join(", ")) } {
             @for (at, (name, value)) in values.iter().enumerate() {
-                @let width = *value as f64 * 54.0 / most as f64;
-                text x="0" y=(at * ROW + 18) { (shortened(name)) }
-                rect.fill-accent x="36%" y=(at * ROW + 6) width={ (format!("{width:.2}")) "%" } height="16" rx="3" {}
-                text x={ (format!("{:.2}", 37.0 + width)) "%" } y=(at * ROW + 18) { (value) }
+                @let width = *value as f64 * 86.0 / most as f64;
+                text x="0" y=(at * ROW + 14) { (shortened(name)) }
+                rect.fill-accent x="0" y=(at * ROW + 20) width={ (format!("{width:.2}")) "%" } height="12" rx="3" {}
+                text x={ (format!("{:.2}", width + 1.0)) "%" } y=(at * ROW + 31) { (value) }
             }
         }
     }

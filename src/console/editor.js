@@ -10,7 +10,7 @@
 
   const drawGutter = () => {
     const count = text.value.split("\n").length;
-    const wrong = new Set(problems.map((problem) => problem.line));
+    const wrong = new Set(problems.filter((problem) => !problem.file).map((problem) => problem.line));
     gutter.replaceChildren(...Array.from({ length: count }, (_, at) => {
       const line = document.createElement("span");
       line.textContent = String(at + 1);
@@ -46,7 +46,9 @@
     const entries = problems.map((problem) => {
       const entry = document.createElement("li");
       entry.append(
-        element("button", `line ${problem.line}, column ${problem.column}`, { type: "button", class: "quiet", "data-line": problem.line, "data-column": problem.column }),
+        problem.file
+          ? element("b", `${problem.file}, line ${problem.line}, column ${problem.column}`)
+          : element("button", `line ${problem.line}, column ${problem.column}`, { type: "button", class: "quiet", "data-line": problem.line, "data-column": problem.column }),
         element("p", problem.message));
       if (problem.hint) entry.append(element("p", problem.hint, { class: "hint" }));
       return entry;
@@ -61,7 +63,7 @@
   const check = async () => {
     const number = ++asked;
     const answer = await fetch("/api/v1/sequences/check", {
-      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ document: text.value }),
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ document: text.value, files: JSON.parse(text.form.dataset.files) }),
     }).catch(() => null);
     if (!answer || !answer.ok || number !== asked) return;
     problems = (await answer.json()).problems;

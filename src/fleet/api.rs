@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{OriginalUri, Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use super::link::{CheckIn, CheckInReply, RenewCertificate, RenewedCertificate};
 use super::machine::{Machine, MachineId};
 use crate::access::authority::Authority;
 use crate::access::{Capability, db as access_db, signing::PublicKey};
-use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
+use crate::api::{Access, Caller, Paging, Problem, Routes, Shape, Table, blocking, paging};
 use crate::link::Message;
 
 /// How long a machine that waits for approval waits before it asks again.
@@ -55,8 +56,13 @@ pub fn routes(state: FleetState) -> Table {
         )
         .post(RenewCertificate::PATH, Access::Machine, "Renew the machine's certificate", renew)
         .get("/api/v1/machines", read, "List machines", list)
+        .asks(MACHINE_PARAMETERS)
+        .gives(Shape::List("Machine"))
         .get("/api/v1/machines/{machine}", read, "Show a machine", show)
+        .gives(Shape::One("Machine"))
         .patch("/api/v1/machines/{machine}", edit, "Rename or protect a machine", edit_machine)
+        .takes("EditMachine")
+        .gives(Shape::One("Machine"))
         .post(
             "/api/v1/machines/{machine}/approve",
             approve,
@@ -64,11 +70,18 @@ pub fn routes(state: FleetState) -> Table {
             approve_machine,
         )
         .post("/api/v1/machines/{machine}/reject", approve, "Reject a machine", reject)
+        .gives(Shape::One("Machine"))
         .post("/api/v1/machines/{machine}/retire", edit, "Retire a machine and revoke its certificates", retire)
+        .gives(Shape::One("Machine"))
         .get("/api/v1/collections", read, "List collections", collections)
+        .gives(Shape::List("Collection"))
         .get("/api/v1/collections/{collection}", read, "Show a collection", collection)
+        .gives(Shape::One("Collection"))
         .put("/api/v1/collections/{collection}", collect, "Make a collection or set its machines", put_collection)
+        .takes("PutCollection")
+        .gives(Shape::One("Collection"))
         .delete("/api/v1/collections/{collection}", collect, "Remove a collection", remove_collection)
+        .gives(Shape::Nothing)
         .with_state(state.clone())
         .merge(super::question::api::routes(state.clone()))
         .merge(super::enrolment::api::routes(state))
@@ -162,11 +175,22 @@ struct Filter {
     state: Option<String>,
 }
 
-async fn list(State(state): State<FleetState>, Query(filter): Query<Filter>) -> Result<Json<Vec<Machine>>, Problem> {
+const MACHINE_PARAMETERS: &[(&str, &str)] = &[
+    ("state", "waiting, approved, deploying, managed, failed, rejected or retired"),
+    paging::PARAMETERS[0],
+    paging::PARAMETERS[1],
+];
+
+async fn list(
+    State(state): State<FleetState>,
+    OriginalUri(asked): OriginalUri,
+    Query(filter): Query<Filter>,
+    Query(paging): Query<Paging>,
+) -> Result<Response, Problem> {
     blocking(move || {
         let machines = state.fleet.machines().map_err(|error| problem(&error))?;
         let wanted = |machine: &Machine| filter.state.as_deref().is_none_or(|state| machine.state.name() == state);
-        Ok(Json(machines.into_iter().filter(wanted).collect()))
+        Ok(paging.answer(machines.into_iter().filter(wanted).collect(), &asked))
     })
     .await
 }

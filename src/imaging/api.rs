@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::access::Capability;
 use crate::access::signing::PublicKey;
-use crate::api::{Access, Problem, Routes, Table, blocking};
+use crate::api::{Access, Problem, Routes, Shape, Table, blocking};
 use crate::imaging::chunk::ChunkId;
 use crate::imaging::error::Error;
 use crate::imaging::manifest::{Header, Kind, Manifest, Signed, VersionId};
@@ -136,9 +136,14 @@ pub fn routes(images: Images) -> Table {
         )
         .get("/link/v1/packs/{pack}", Access::Machine, "Bytes of a pack, as they lie; one range", get_pack)
         .get("/api/v1/images", read, "All images with their versions and tags", list)
+        .gives(Shape::List("Image"))
         .get("/api/v1/images/{name}", read, "One version of an image: NAME, NAME@7, NAME@prod", show)
+        .gives(Shape::One("Image"))
         .put("/api/v1/images/{name}/tags/{tag}", edit, "Makes a tag mean a version", put_tag)
+        .takes("TagRequest")
+        .gives(Shape::Nothing)
         .delete("/api/v1/images/{name}/tags/{tag}", edit, "Removes a tag", delete_tag)
+        .gives(Shape::Nothing)
         .delete(
             "/api/v1/images/{name}",
             edit,

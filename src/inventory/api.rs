@@ -12,7 +12,7 @@ use super::link::{InventoryTaken, ReportInventory};
 use super::model::{Hardware, Software};
 use super::query::{self, Answer};
 use crate::access::Capability;
-use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
+use crate::api::{Access, Caller, Problem, Routes, Shape, Table, blocking};
 use crate::db;
 use crate::fleet::MachineId;
 use crate::fleet::db::Fleet;
@@ -36,7 +36,10 @@ pub fn routes(state: InventoryState) -> Table {
         .get("/api/v1/machines/{machine}/hardware", read, "Show a machine's hardware", hardware)
         .get("/api/v1/machines/{machine}/software", read, "Show a machine's installed software", software)
         .get("/api/v1/machines/{machine}/changes", read, "List what changed on a machine", changes)
+        .asks(&[("since", "milliseconds since 1970")])
         .post("/api/v1/inventory/query", read, "Ask the documented views with read-only SQL", run_query)
+        .takes("Query")
+        .gives(Shape::One("QueryAnswer"))
         .with_state(state)
 }
 

@@ -35,6 +35,7 @@ use crate::tasksequence;
 /// Every subject's tables, oldest subject first.
 const MIGRATIONS: &[&[db::Migration]] = &[
     access::db::MIGRATIONS,
+    access::replay::db::MIGRATIONS,
     fleet::db::MIGRATIONS,
     fleet::room::db::MIGRATIONS,
     dhcp::db::MIGRATIONS,

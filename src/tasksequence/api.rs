@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{OriginalUri, Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::access::Capability;
-use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
+use crate::api::{Access, Caller, Paging, Problem, Routes, Shape, Table, blocking, paging};
 use crate::fleet::link::Stage;
 use crate::fleet::machine::MachineId;
 use crate::link::Message;
@@ -38,22 +39,51 @@ pub fn routes(sequences: Arc<Sequences>) -> Table {
         .post(PostEvents::PATH, Access::Machine, "Report how a run goes", post_events)
         .get(THROUGHPUT_PATH, Access::Machine, "Bytes by which a machine measures its network", throughput)
         .get("/api/v1/sequences", read, "List task sequences", list)
+        .gives(Shape::List("SequenceRecord"))
         .post("/api/v1/sequences", edit, "Publish a task sequence", publish)
+        .takes("Document")
+        .gives(Shape::One("SequenceRecord"))
         .post("/api/v1/sequences/check", read, "Check a document", check)
+        .takes("Document")
+        .gives(Shape::One("Checked"))
         .post("/api/v1/sequences/plan", read, "Plan a document or a sequence for a machine", plan_for)
+        .takes("PlanRequest")
+        .gives(Shape::One("Plan"))
         .get("/api/v1/sequences/{name}", read, "Show a task sequence", show)
+        .gives(Shape::One("SequenceRecord"))
         .get("/api/v1/deployments", read, "List deployments", deployments)
+        .asks(paging::PARAMETERS)
+        .gives(Shape::List("Deployment"))
         .post("/api/v1/deployments", deploy, "Start a deployment", start)
+        .takes("DeploymentRequest")
+        .gives(Shape::One("Deployment"))
         .post("/api/v1/deployments/preview", read, "Show what a deployment would do", preview)
+        .takes("DeploymentRequest")
+        .gives(Shape::One("Preview"))
         .get("/api/v1/deployments/{id}", read, "Show a deployment and its runs", deployment)
+        .gives(Shape::One("Deployment"))
         .post("/api/v1/deployments/{id}/cancel", deploy, "Cancel what is not over", cancel)
+        .gives(Shape::One("Deployment"))
         .post("/api/v1/deployments/{id}/resume", deploy, "Let a stopped deployment go on", resume)
+        .takes("Resume")
+        .gives(Shape::One("Deployment"))
         .get("/api/v1/runs", read, "List runs", runs)
+        .asks(RUN_PARAMETERS)
+        .gives(Shape::List("Run"))
         .get("/api/v1/runs/{run}", read, "Show a run with its journal", run)
+        .gives(Shape::One("Run"))
         .get("/api/v1/runs/{run}/log", read, "Show the log of a run", log)
+        .asks(&[("from", "the first line")])
+        .gives(Shape::List("Line"))
         .post("/api/v1/runs/{run}/directive", deploy, "Pause, continue or cancel a run", direct)
+        .takes("Direct")
+        .gives(Shape::One("Run"))
         .post("/api/v1/runs/{run}/answer", deploy, "Answer the question of a run's step", reply)
+        .takes("Answer")
+        .gives(Shape::One("Run"))
         .post("/api/v1/runs/{run}/retry", deploy, "Send a run back to a step", retry)
+        .takes("Retry")
+        .gives(Shape::One("Run"))
         .with_state(sequences)
 }
 
@@ -179,8 +209,13 @@ async fn show(State(sequences): Shared, Path(name): Path<String>) -> Result<Json
     .await
 }
 
-async fn deployments(State(sequences): Shared) -> Result<Json<Vec<DeploymentRecord>>, Problem> {
-    answer(sequences, Sequences::deployments).await
+async fn deployments(
+    State(sequences): Shared,
+    OriginalUri(asked): OriginalUri,
+    Query(paging): Query<Paging>,
+) -> Result<Response, Problem> {
+    let Json(all) = answer(sequences, Sequences::deployments).await?;
+    Ok(paging.answer(all, &asked))
 }
 
 async fn start(
@@ -228,8 +263,18 @@ struct RunFilter {
     deployment: Option<String>,
 }
 
-async fn runs(State(sequences): Shared, Query(filter): Query<RunFilter>) -> Result<Json<Vec<RunRecord>>, Problem> {
-    answer(sequences, move |sequences| sequences.runs(filter.machine.as_deref(), filter.deployment.as_deref())).await
+const RUN_PARAMETERS: &[(&str, &str)] =
+    &[("machine", "name or identifier"), ("deployment", "identifier"), paging::PARAMETERS[0], paging::PARAMETERS[1]];
+
+async fn runs(
+    State(sequences): Shared,
+    OriginalUri(asked): OriginalUri,
+    Query(filter): Query<RunFilter>,
+    Query(paging): Query<Paging>,
+) -> Result<Response, Problem> {
+    let found = move |sequences: &Sequences| sequences.runs(filter.machine.as_deref(), filter.deployment.as_deref());
+    let Json(all) = answer(sequences, found).await?;
+    Ok(paging.answer(all, &asked))
 }
 
 #[derive(Serialize)]

@@ -4,10 +4,12 @@
 
 #[cfg(feature = "agent")]
 mod agent;
+mod api;
 mod configuration;
 mod corpus;
 mod formats;
 mod inventory;
+mod pages;
 mod routes;
 mod sequence;
 mod trees;

@@ -155,6 +155,8 @@ async fn decide(
         for value in &chosen {
             let (id, code) = value.split_once(':').unwrap_or((value, ""));
             let done = still_waits(&pages.fleet, id, code).and_then(|machine| {
+                let within = pages.fleet.require_within(&caller.principal, std::slice::from_ref(&machine));
+                within.map_err(|error| chain(&error))?;
                 let (id, by) = (machine.id.as_str(), &caller.principal);
                 let done = if approve { pages.fleet.approve(id, by) } else { pages.fleet.reject(id, by) };
                 done.map_err(|error| chain(&error))

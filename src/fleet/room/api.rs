@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 
 use super::{Place, Room};
 use crate::access::Capability;
-use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
+use crate::api::{Access, Caller, Problem, Routes, Shape, Table, blocking};
 use crate::fleet::api::problem;
 use crate::fleet::db::{Error, Fleet};
 
@@ -19,10 +19,16 @@ pub fn routes(fleet: Arc<Fleet>) -> Table {
     let edit = Access::Person(Capability::EditMachine);
     Routes::new()
         .get("/api/v1/rooms", read, "List rooms with the machines in their places", rooms)
+        .gives(Shape::List("Room"))
         .put("/api/v1/rooms/{room}", edit, "Make a room", put_room)
+        .gives(Shape::Nothing)
         .delete("/api/v1/rooms/{room}", edit, "Remove a room; its machines stay", remove_room)
+        .gives(Shape::Nothing)
         .put("/api/v1/machines/{machine}/place", edit, "Put a machine into its place in a room", put_place)
+        .takes("Place")
+        .gives(Shape::Nothing)
         .delete("/api/v1/machines/{machine}/place", edit, "Take a machine out of its room", remove_place)
+        .gives(Shape::Nothing)
         .with_state(fleet)
 }
 

@@ -6,6 +6,7 @@ use axum::Form;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
+use serde_json::json;
 
 use crate::access::Capability;
 use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
@@ -57,7 +58,7 @@ async fn list(State(sequences): Shared, caller: Caller) -> Result<Response, Prob
 }
 
 fn row(record: &SequenceRecord) -> Markup {
-    let sequence = parser::parse(&record.document).ok();
+    let sequence = parser::parse_with(&record.document, &record.files).ok();
     let erases = sequence.as_ref().is_some_and(erases);
     html! {
         tr {
@@ -219,12 +220,12 @@ fn editor(sequences: &Sequences, caller: &Caller, document: &str, machine: Optio
     let may_publish = caller.principal.may(Capability::EditSequence);
     let body = html! {
         @if let Some(planned) = planned { (section(&format!("Plan for {}", machine.unwrap_or_default()), &planned)) }
-        form method="post" action="/editor" #editor {
+        form method="post" action="/editor" #editor data-files=(json!(files_beside(sequences, document)).to_string()) {
             div.editor {
                 div {
                     div.sheet {
                         div.gutter aria-hidden="true" #gutter {
-                            @for line in 1..=document.lines().count().max(1) { span class=[problems.iter().any(|p| p.line as usize == line).then_some("wrong")] { (line) } }
+                            @for line in 1..=document.lines().count().max(1) { span class=[problems.iter().any(|p| p.file.is_none() && p.line as usize == line).then_some("wrong")] { (line) } }
                         }
                         textarea #document name="document" spellcheck="false" autocapitalize="off" autocomplete="off" wrap="off" aria-label="Document" aria-describedby="findings-title editor-help" { "\n" (document) }
                         ul.completions #completions role="listbox" aria-label="Completions" hidden {}
@@ -256,7 +257,10 @@ fn findings(problems: &[parser::Problem]) -> Markup {
             ul.findings {
                 @for problem in problems {
                     li {
-                        button.quiet type="button" data-line=(problem.line) data-column=(problem.column) { "line " (problem.line) ", column " (problem.column) }
+                        @match &problem.file {
+                            Some(file) => { b { (file) ", line " (problem.line) ", column " (problem.column) } }
+                            None => { button.quiet type="button" data-line=(problem.line) data-column=(problem.column) { "line " (problem.line) ", column " (problem.column) } }
+                        }
                         p { (problem.message) }
                         @if let Some(hint) = &problem.hint { p.hint { (hint) } }
                     }

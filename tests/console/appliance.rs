@@ -1,0 +1,201 @@
+//! `remint serve` on the loopback interface, and machines that speak to it as real ones do.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use remint::link::client::{Client, Credentials, authority_fingerprint, fetch_authority};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_remint");
+
+pub(crate) struct Appliance {
+    child: Child,
+    pub(crate) base: String,
+    pub(crate) invitation: String,
+    authority: String,
+}
+
+impl Appliance {
+    pub(crate) fn start(folder: &Path) -> Appliance {
+        let site = folder.join("site");
+        let made = Command::new(PROGRAM).args(["--json", "--data"]).arg(&site).args(["init", "--name", "lab"]).output();
+        let made: Value = serde_json::from_slice(&made.unwrap().stdout).unwrap();
+        let [http, https, tftp] = ports();
+        let configuration = format!(
+            "[network]\ninterface = \"lo\"\nhttp_port = {http}\nhttps_port = {https}\ntftp_port = {tftp}\n\n[dhcp]\nmode = \"off\"\n"
+        );
+        fs::write(site.join("remint.toml"), configuration).unwrap();
+        let log = fs::File::create(folder.join("serve.log")).unwrap();
+        let child = Command::new(PROGRAM)
+            .args(["serve", "--data"])
+            .arg(&site)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let base = format!("https://127.0.0.1:{https}");
+        let pem = fs::read_to_string(site.join("keys/authority.pem")).unwrap();
+        let fingerprint = authority_fingerprint(&pem).unwrap();
+        let begun = Instant::now();
+        let authority = loop {
+            match fetch_authority(&format!("http://127.0.0.1:{http}/boot/authority.pem"), &fingerprint) {
+                Ok(authority) => break authority,
+                Err(error) => {
+                    assert!(begun.elapsed() < Duration::from_secs(30), "the appliance does not answer: {error}")
+                }
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let invitation = made["invitation"].as_str().unwrap().to_owned();
+        Appliance { child, base, invitation, authority }
+    }
+
+    fn client(&self, credentials: Option<&Credentials>) -> Client {
+        Client::new(&self.base, &self.authority, credentials).unwrap()
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Free ports; nobody else takes them in the moment until they are bound.
+fn ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// A machine that exists in its words only.
+pub(crate) struct Machine {
+    serial: String,
+    key: rcgen::KeyPair,
+    client: Client,
+    run: Option<String>,
+    entries: u64,
+    lines: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(appliance: &Appliance, serial: &str) -> Machine {
+        let key = rcgen::KeyPair::generate().unwrap();
+        Machine { serial: serial.to_owned(), key, client: appliance.client(None), run: None, entries: 0, lines: 0 }
+    }
+
+    /// Checks in once; whether it was let in.
+    pub(crate) fn check_in(&mut self, appliance: &Appliance) -> bool {
+        let request = rcgen::CertificateParams::default().serialize_request(&self.key).unwrap().pem().unwrap();
+        let number = self.serial.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let mac = format!("52:54:00:{:02x}:{:02x}:{:02x}", number >> 16 & 255, number >> 8 & 255, number & 255);
+        let answer = self.client.json("POST", "/link/v1/check-in", Some(&json!({
+            "stage": "boot-environment",
+            "identity": {
+                "system_serial": self.serial, "board_serial": self.serial, "manufacturer": "LabCo", "model": "LabBox 3",
+                "macs": [mac], "uuid": format!("11111111-2222-4333-8444-{number:012x}"),
+            },
+            "arrived_by": mac,
+            "request_pem": request,
+            "hardware": hardware(&self.serial, &mac),
+            "agent": "test",
+        }))).unwrap();
+        if let Some(certificate) = answer["certificate_pem"].as_str() {
+            let credentials =
+                Credentials { certificate_pem: certificate.to_owned(), key_pem: self.key.serialize_pem() };
+            self.client = appliance.client(Some(&credentials));
+        }
+        answer["verdict"] == "approved"
+    }
+
+    /// Asks for its run once.
+    fn due(&mut self) -> Option<Value> {
+        let place = json!({ "place": "boot-environment" });
+        let order = self.client.json("POST", "/link/v1/run", Some(&place)).unwrap()["order"].clone();
+        let run = order["run"].as_str()?.to_owned();
+        (self.run, self.entries, self.lines) = (Some(run), 0, 0);
+        Some(order)
+    }
+
+    /// Asks for its run until there is one.
+    pub(crate) fn fetch(&mut self) -> Value {
+        first_due(std::slice::from_mut(self)).1
+    }
+
+    fn post(&mut self, entries: &[Value], lines: &[&str], progress: Option<Value>) -> Value {
+        let lines: Vec<Value> = lines.iter().map(|text| json!({ "at": now(), "item": "1", "text": text })).collect();
+        let reply = self.client.json("POST", "/link/v1/run-events", Some(&json!({
+            "run": self.run, "journal_from": self.entries, "journal": entries, "boot": "b", "lines_from": self.lines,
+            "lines": lines, "progress": progress, "sent_at": now(),
+        })));
+        self.entries += entries.len() as u64;
+        self.lines += lines.len() as u64;
+        reply.unwrap()
+    }
+
+    pub(crate) fn begin(&mut self, item: &str) {
+        self.post(
+            &[json!({ "at": now(), "item": item, "what": "started", "attempt": 1, "boot": "b" })],
+            &["begun"],
+            None,
+        );
+    }
+
+    pub(crate) fn report(&mut self, item: &str, done: u64, total: u64) {
+        let progress = json!({ "item": item, "done": done, "total": total, "unit": "bytes", "note": "112 MB/s" });
+        self.post(&[], &[], Some(progress));
+    }
+
+    pub(crate) fn finish(&mut self, item: &str, error: Option<&str>) {
+        let result = if error.is_some() { "failed" } else { "done" };
+        let hint = error.map(|_| "is the cable in?");
+        let entry = json!({
+            "at": now(), "item": item, "what": "finished", "result": result, "error": error, "hint": hint,
+            "evidence": { "written_bytes": 1_500_000_000u64 },
+        });
+        self.post(&[entry], &["over"], None);
+    }
+
+    pub(crate) fn end(&mut self, result: &str) {
+        self.post(&[json!({ "at": now(), "item": "", "what": "ended", "result": result })], &[], None);
+    }
+
+    /// What the appliance wants of its run.
+    pub(crate) fn directive(&mut self) -> String {
+        self.post(&[], &[], None)["directive"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The first of the machines that has a run, and the order of that run; asks until there is one.
+pub(crate) fn first_due(machines: &mut [Machine]) -> (usize, Value) {
+    let begun = Instant::now();
+    loop {
+        let due = machines.iter_mut().enumerate().find_map(|(at, machine)| Some((at, machine.due()?)));
+        if let Some(due) = due {
+            return due;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "no run is due");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
+}
+
+fn hardware(serial: &str, mac: &str) -> Value {
+    json!({
+        "architecture": "x86_64",
+        "system": { "manufacturer": "LabCo", "product": "LabBox 3", "serial": serial },
+        "firmware": { "kind": "uefi", "vendor": "LabCo", "version": "1.4", "secure_boot": true },
+        "processor": { "model": "Example CPU 3.2 GHz", "sockets": 1, "cores": 4, "threads": 8 },
+        "memory": { "total_bytes": 16_600_000_000u64 },
+        "disks": [{ "name": "nvme0n1", "bytes": 512_110_190_592u64, "sector_bytes": 512, "model": "Fast Disk 512", "serial": format!("D-{serial}"), "transport": "nvme" }],
+        "adapters": [{ "name": "eth0", "mac": mac, "permanent_mac": mac, "driver": "e1000e", "link": true, "megabits": 1000, "bus": "pci" }],
+    })
+}
