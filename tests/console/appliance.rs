@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,15 @@ use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_remint");
 
-pub struct Appliance {
+pub(crate) struct Appliance {
     child: Child,
-    pub base: String,
-    pub invitation: String,
+    pub(crate) base: String,
+    pub(crate) invitation: String,
     authority: String,
-    pub folder: PathBuf,
 }
 
 impl Appliance {
-    pub fn start(folder: &Path) -> Appliance {
+    pub(crate) fn start(folder: &Path) -> Appliance {
         let site = folder.join("site");
         let made = Command::new(PROGRAM).args(["--json", "--data"]).arg(&site).args(["init", "--name", "lab"]).output();
         let made: Value = serde_json::from_slice(&made.unwrap().stdout).unwrap();
@@ -52,13 +51,7 @@ impl Appliance {
             std::thread::sleep(Duration::from_millis(50));
         };
         let invitation = made["invitation"].as_str().unwrap().to_owned();
-        Appliance { child, base, invitation, authority, folder: site }
-    }
-
-    /// Makes `remint` do something to the site.
-    pub fn run(&self, arguments: &[&str]) {
-        let done = Command::new(PROGRAM).arg("--data").arg(&self.folder).args(arguments).output().unwrap();
-        assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        Appliance { child, base, invitation, authority }
     }
 
     fn client(&self, credentials: Option<&Credentials>) -> Client {
@@ -80,7 +73,7 @@ fn ports() -> [u16; 3] {
 }
 
 /// A machine that exists in its words only.
-pub struct Machine {
+pub(crate) struct Machine {
     serial: String,
     key: rcgen::KeyPair,
     client: Client,
@@ -90,13 +83,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn new(appliance: &Appliance, serial: &str) -> Machine {
+    pub(crate) fn new(appliance: &Appliance, serial: &str) -> Machine {
         let key = rcgen::KeyPair::generate().unwrap();
         Machine { serial: serial.to_owned(), key, client: appliance.client(None), run: None, entries: 0, lines: 0 }
     }
 
     /// Checks in once; whether it was let in.
-    pub fn check_in(&mut self, appliance: &Appliance) -> bool {
+    pub(crate) fn check_in(&mut self, appliance: &Appliance) -> bool {
         let request = rcgen::CertificateParams::default().serialize_request(&self.key).unwrap().pem().unwrap();
         let number = self.serial.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let mac = format!("52:54:00:{:02x}:{:02x}:{:02x}", number >> 16 & 255, number >> 8 & 255, number & 255);
@@ -129,7 +122,7 @@ impl Machine {
     }
 
     /// Asks for its run until there is one.
-    pub fn fetch(&mut self) -> Value {
+    pub(crate) fn fetch(&mut self) -> Value {
         first_due(std::slice::from_mut(self)).1
     }
 
@@ -144,7 +137,7 @@ impl Machine {
         reply.unwrap()
     }
 
-    pub fn begin(&mut self, item: &str) {
+    pub(crate) fn begin(&mut self, item: &str) {
         self.post(
             &[json!({ "at": now(), "item": item, "what": "started", "attempt": 1, "boot": "b" })],
             &["begun"],
@@ -152,12 +145,12 @@ impl Machine {
         );
     }
 
-    pub fn report(&mut self, item: &str, done: u64, total: u64) {
+    pub(crate) fn report(&mut self, item: &str, done: u64, total: u64) {
         let progress = json!({ "item": item, "done": done, "total": total, "unit": "bytes", "note": "112 MB/s" });
         self.post(&[], &[], Some(progress));
     }
 
-    pub fn finish(&mut self, item: &str, error: Option<&str>) {
+    pub(crate) fn finish(&mut self, item: &str, error: Option<&str>) {
         let result = if error.is_some() { "failed" } else { "done" };
         let hint = error.map(|_| "is the cable in?");
         let entry = json!({
@@ -167,18 +160,18 @@ impl Machine {
         self.post(&[entry], &["over"], None);
     }
 
-    pub fn end(&mut self, result: &str) {
+    pub(crate) fn end(&mut self, result: &str) {
         self.post(&[json!({ "at": now(), "item": "", "what": "ended", "result": result })], &[], None);
     }
 
     /// What the appliance wants of its run.
-    pub fn directive(&mut self) -> String {
+    pub(crate) fn directive(&mut self) -> String {
         self.post(&[], &[], None)["directive"].as_str().unwrap().to_owned()
     }
 }
 
 /// The first of the machines that has a run, and the order of that run; asks until there is one.
-pub fn first_due(machines: &mut [Machine]) -> (usize, Value) {
+pub(crate) fn first_due(machines: &mut [Machine]) -> (usize, Value) {
     let begun = Instant::now();
     loop {
         let due = machines.iter_mut().enumerate().find_map(|(at, machine)| Some((at, machine.due()?)));

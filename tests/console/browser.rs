@@ -13,19 +13,19 @@ use serde_json::{Value, json};
 /// How long a page may take to become what it must be.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Browser {
+pub(crate) struct Browser {
     child: Child,
     to: File,
     from: BufReader<File>,
     session: String,
     number: u64,
     /// Faults that the pages made: exceptions, errors of the console, requests to other hosts.
-    pub faults: Vec<String>,
+    pub(crate) faults: Vec<String>,
     base: String,
 }
 
 /// The program, if this machine has it.
-pub fn program() -> Option<PathBuf> {
+pub(crate) fn program() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let found = std::env::split_paths(&folders).flat_map(|folder| names.map(|name| folder.join(name)));
@@ -34,7 +34,7 @@ pub fn program() -> Option<PathBuf> {
 
 impl Browser {
     /// `base` is the address of the appliance: a request to another host is a fault.
-    pub fn start(program: &Path, folder: &Path, base: &str) -> Browser {
+    pub(crate) fn start(program: &Path, folder: &Path, base: &str) -> Browser {
         let (to, from) = (folder.join("to"), folder.join("from"));
         for path in [&to, &from] {
             mkfifo(path, Mode::from_bits_truncate(0o600)).unwrap();
@@ -83,7 +83,7 @@ impl Browser {
         }
     }
 
-    pub fn call(&mut self, method: &str, parameters: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.number += 1;
         let number = self.number;
         let mut message = json!({ "id": number, "method": method, "params": parameters });
@@ -129,7 +129,7 @@ impl Browser {
         }
     }
 
-    pub fn go(&mut self, path: &str) {
+    pub(crate) fn go(&mut self, path: &str) {
         let url = format!("{}{path}", self.base);
         self.eval("window.left = true");
         self.call("Page.navigate", json!({ "url": url }));
@@ -142,14 +142,14 @@ impl Browser {
     }
 
     /// The value of an expression; a promise is waited for.
-    pub fn eval(&mut self, expression: &str) -> Value {
+    pub(crate) fn eval(&mut self, expression: &str) -> Value {
         let parameters = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let answer = self.call("Runtime.evaluate", parameters);
         assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer}");
         answer["result"]["value"].clone()
     }
 
-    pub fn wait(&mut self, condition: &str) {
+    pub(crate) fn wait(&mut self, condition: &str) {
         let begun = Instant::now();
         // A page that goes away while it is asked has no answer.
         let parameters = json!({ "expression": format!("Boolean({condition})"), "returnByValue": true });
@@ -162,11 +162,11 @@ impl Browser {
         }
     }
 
-    pub fn wait_text(&mut self, text: &str) {
+    pub(crate) fn wait_text(&mut self, text: &str) {
         self.wait(&format!("document.body.innerText.includes({})", json!(text)));
     }
 
-    pub fn fill(&mut self, selector: &str, value: &str) {
+    pub(crate) fn fill(&mut self, selector: &str, value: &str) {
         let (selector, value) = (json!(selector), json!(value));
         self.eval(&format!(
             "(() => {{ const f = document.querySelector({selector}); f.focus(); f.value = {value};
@@ -174,13 +174,13 @@ impl Browser {
         ));
     }
 
-    pub fn click(&mut self, selector: &str) {
+    pub(crate) fn click(&mut self, selector: &str) {
         self.wait(&format!("document.querySelector({})", json!(selector)));
         self.eval(&format!("document.querySelector({}).click()", json!(selector)));
     }
 
     /// Clicks what leads to another page and waits for it.
-    pub fn follow(&mut self, selector: &str) {
+    pub(crate) fn follow(&mut self, selector: &str) {
         self.wait(&format!("document.querySelector({})", json!(selector)));
         self.eval("window.left = true");
         self.eval(&format!("document.querySelector({}).click()", json!(selector)));
@@ -188,7 +188,7 @@ impl Browser {
     }
 
     /// The names that a screen reader has for whatever can be operated; an empty one is a fault.
-    pub fn nameless(&mut self) -> Vec<String> {
+    pub(crate) fn nameless(&mut self) -> Vec<String> {
         const OPERATED: [&str; 7] = ["button", "link", "textbox", "checkbox", "combobox", "searchbox", "spinbutton"];
         let tree = self.call("Accessibility.getFullAXTree", json!({}));
         let nodes = tree["nodes"].as_array().cloned().unwrap_or_default();
@@ -201,7 +201,7 @@ impl Browser {
     }
 
     /// `width` in pixels; the theme is `dark` or `light`.
-    pub fn look(&mut self, width: u32, height: u32, theme: &str) {
+    pub(crate) fn look(&mut self, width: u32, height: u32, theme: &str) {
         self.call(
             "Emulation.setDeviceMetricsOverride",
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500 }),
@@ -211,7 +211,7 @@ impl Browser {
     }
 
     /// The page, at most `height` pixels of it, as PNG.
-    pub fn picture(&mut self, width: u32, height: u32) -> Vec<u8> {
+    pub(crate) fn picture(&mut self, width: u32, height: u32) -> Vec<u8> {
         let whole = self.eval("Math.max(document.documentElement.scrollHeight, window.innerHeight)");
         let height = whole.as_u64().unwrap_or(0).min(u64::from(height));
         let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });

@@ -14,7 +14,7 @@ use tower::ServiceExt;
 
 struct Api {
     _folder: tempfile::TempDir,
-    site: Site,
+    _site: Site,
     router: axum::Router,
     runtime: tokio::runtime::Runtime,
     rows: Vec<RouteInfo>,
@@ -59,7 +59,7 @@ impl Api {
         let machine = assembly.fleet.machines().unwrap().remove(0);
         assembly.fleet.approve(machine.id.as_str(), &by).unwrap();
         let (router, _) = assembly.table.routers(&assembly.gate);
-        Api { _folder: folder, site, router, runtime, rows, token: token.reveal().to_owned() }
+        Api { _folder: folder, _site: site, router, runtime, rows, token: token.reveal().to_owned() }
     }
 
     fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {

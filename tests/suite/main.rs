@@ -5,8 +5,6 @@
 #[cfg(feature = "agent")]
 mod agent;
 mod api;
-mod archives;
-mod bucket;
 mod configuration;
 mod corpus;
 mod formats;
