@@ -9,6 +9,7 @@ use serde_json::json;
 use super::context::Context;
 use super::image::Chosen;
 use super::progress::{limit, shown};
+use super::store::others;
 use super::{Failure, output, tree};
 use crate::access::secret::random;
 use crate::imaging::apply::{Options, Receipt, Seed, look_and_plan, make_match};
@@ -16,6 +17,8 @@ use crate::imaging::disk::fit::{Grow, Renewed, Wish};
 use crate::imaging::disk::{host, target::Kernel};
 use crate::imaging::manifest::Kind;
 use crate::imaging::plan::Summary;
+use crate::imaging::store::ChunkSource;
+use crate::imaging::store::failover::Failover;
 use crate::imaging::target::Target;
 use crate::stdx::monitor::{Limit, Progress};
 
@@ -39,6 +42,9 @@ pub(super) struct Apply {
     /// system refers to by PARTUUID must then be told
     #[arg(long)]
     new_ids: bool,
+    /// Folder of another store that is asked for what this one lacks or holds damaged; may be repeated
+    #[arg(long, value_name = "DIR")]
+    from: Vec<PathBuf>,
     /// Overwrite a target that is in use: repeat its path
     #[arg(long, value_name = "TARGET")]
     force: Option<PathBuf>,
@@ -88,7 +94,7 @@ pub(super) fn apply(arguments: &Apply, context: &Context) -> Result<(), Failure>
         return show_plan(&chosen, arguments, context);
     }
     let target = Target::open(&arguments.target)?;
-    let made = make(&chosen, &target, seed(arguments), context)?;
+    let made = make(&chosen, others(&arguments.from)?, &target, seed(arguments), context)?;
     drop(target);
     let fitted = fit(arguments)?;
     if context.json() {
@@ -109,7 +115,13 @@ fn seed(arguments: &Apply) -> Seed {
 }
 
 /// Makes `target` match, and shows the plan before anything is written.
-pub(super) fn make(chosen: &Chosen, target: &Target, seed: Seed, context: &Context) -> Result<Made, Failure> {
+pub(super) fn make(
+    chosen: &Chosen,
+    others: Option<Failover<'static>>,
+    target: &Target,
+    seed: Seed,
+    context: &Context,
+) -> Result<Made, Failure> {
     let progress = Progress::default();
     let options = Options { seed, ..Options::default() };
     let mut plan = Summary::default();
@@ -119,8 +131,12 @@ pub(super) fn make(chosen: &Chosen, target: &Target, seed: Seed, context: &Conte
             output::line(format!("plan: {summary}"));
         }
     };
-    let source = chosen.source();
-    let work = || make_match(&chosen.manifest, &source, target, &options, &progress, &mut planned);
+    let own = chosen.source();
+    let source: Box<dyn ChunkSource + '_> = match others {
+        None => Box::new(own),
+        Some(others) => Box::new(Failover::new(vec![Box::new(own), Box::new(others)])),
+    };
+    let work = || make_match(&chosen.manifest, &*source, target, &options, &progress, &mut planned);
     let receipt = shown("applying", &progress, work)?;
     Ok(Made { plan, receipt, limit: progress.spent().limit() })
 }

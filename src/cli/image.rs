@@ -284,7 +284,7 @@ fn export(arguments: &Export, context: &Context) -> Result<(), Failure> {
         return tree::export_wim(&chosen.manifest, &chosen.source(), &arguments.file, arguments.compress, context);
     }
     let receipt = match arguments.format.unwrap_or(Format::Raw) {
-        Format::Raw => make(&chosen, &Target::file(&arguments.file)?, Seed::Nothing, context)?.receipt,
+        Format::Raw => make(&chosen, None, &Target::file(&arguments.file)?, Seed::Nothing, context)?.receipt,
         Format::Qcow2 => export_qcow2(&chosen, &arguments.file, context)?,
         other => {
             return Err(Failure::new(format!("{} is not a format of export", other.name()))
@@ -305,7 +305,7 @@ fn export_qcow2(chosen: &Chosen, file: &Path, context: &Context) -> Result<Recei
     let mut raw = file.as_os_str().to_owned();
     raw.push(".raw");
     let raw = PathBuf::from(raw);
-    let made = make(chosen, &Target::file(&raw)?, Seed::Nothing, context).inspect_err(|_| {
+    let made = make(chosen, None, &Target::file(&raw)?, Seed::Nothing, context).inspect_err(|_| {
         let _ = std::fs::remove_file(&raw);
     })?;
     let written = container::qcow2_writer::write_file(&raw, file);

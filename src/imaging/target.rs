@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::imaging::chunk::Verified;
 use crate::imaging::error::Error;
@@ -26,6 +27,8 @@ pub struct Target {
     /// The same, opened for direct I/O: whole aligned blocks are written past the page cache. `None` where the kernel or
     /// the file system has none.
     direct: Option<File>,
+    /// A file system lets one direct write at a time into a file and has the others spin for their turn: here they sleep.
+    turn: Mutex<()>,
     /// Whether reads go past the page cache too: from a device always, from a file when it is not cached anyway.
     reads_direct: bool,
     /// Bytes of a device; a file takes any size.
@@ -56,7 +59,7 @@ impl Target {
         let file = FileAt::new(file).map_err(Error::read(path.display()))?;
         let device_bytes = Some(file.size());
         let (path, file) = (path.to_owned(), file.into_file());
-        Ok(Target { path, file, direct, reads_direct: true, device_bytes, fresh: false })
+        Ok(Target { path, file, direct, turn: Mutex::default(), reads_direct: true, device_bytes, fresh: false })
     }
 
     /// A regular file, made when there is none.
@@ -66,7 +69,8 @@ impl Target {
         let bytes = file.metadata().map_err(Error::read(path.display()))?.len();
         let direct = File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).ok();
         let (fresh, reads_direct) = (bytes == 0, !is_mostly_cached(&file, bytes));
-        Ok(Target { path: path.to_owned(), file, direct, reads_direct, device_bytes: None, fresh })
+        let (path, turn) = (path.to_owned(), Mutex::default());
+        Ok(Target { path, file, direct, turn, reads_direct, device_bytes: None, fresh })
     }
 
     /// A target to be looked at and not written; a file that does not exist is an empty one.
@@ -82,7 +86,7 @@ impl Target {
         let (size, file) = (file.size(), file.into_file());
         let device_bytes = is_device.then_some(size);
         let (path, fresh) = (path.to_owned(), size == 0 && !is_device);
-        Ok(Target { path, file, direct: None, reads_direct: false, device_bytes, fresh })
+        Ok(Target { path, file, direct: None, turn: Mutex::default(), reads_direct: false, device_bytes, fresh })
     }
 
     pub fn name(&self) -> String {
@@ -180,7 +184,10 @@ impl Target {
         }
         let (head, rest) = bytes.split_at((inner - offset) as usize);
         let (middle, tail) = rest.split_at((inner_end - inner) as usize);
-        match direct.write_all_at(middle, inner) {
+        let turn = self.device_bytes.is_none().then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let written = direct.write_all_at(middle, inner);
+        drop(turn);
+        match written {
             // Some file systems grant O_DIRECT and then want more of it than blocks of 4096 bytes.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.write_buffered(middle, inner)?,
             other => other.map_err(|source| self.write_error(inner, source))?,

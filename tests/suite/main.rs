@@ -4,6 +4,7 @@
 
 #[cfg(feature = "agent")]
 mod agent;
+mod archives;
 mod configuration;
 mod corpus;
 mod formats;

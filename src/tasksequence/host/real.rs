@@ -417,12 +417,15 @@ fn telling<T: Send>(progress: &Progress, watch: &mut dyn Watch, work: impl FnOnc
             over.store(true, Relaxed);
             done
         });
-        let begun = Instant::now();
+        let (begun, mut spent) = (Instant::now(), progress.spent());
         while !worker.is_finished() && !over.load(Relaxed) {
             thread::park_timeout(TELLING);
             let (done, total) = (Progress::get(&progress.done_bytes), Progress::get(&progress.total_bytes));
             let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001) / 1e6;
-            watch.progress(done, total, "bytes", &format!("{rate:.0} MB/s"));
+            let now = progress.spent();
+            let limit = now.since(spent).limit().map(|limit| format!(", limited by the {limit}")).unwrap_or_default();
+            spent = now;
+            watch.progress(done, total, "bytes", &format!("{rate:.0} MB/s{limit}"));
         }
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

@@ -12,6 +12,7 @@ mod grow;
 mod hostile;
 mod lies;
 mod tables;
+mod targets;
 mod volumes;
 
 use remint::access::signing::SigningKey;

@@ -256,47 +256,78 @@ fn check(root: &Path, key: &SigningKey, new: &[u8], finished: bool, what: &str) 
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{what}: temporary files are left");
 }
 
+/// A disk that takes so many bytes and is full then.
+struct Full {
+    left: Arc<Mutex<usize>>,
+}
+
+struct FullFile {
+    file: Box<dyn Output>,
+    left: Arc<Mutex<usize>>,
+}
+
+impl Output for FullFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut left = self.left.lock().unwrap();
+        let fits = bytes.len().min(*left);
+        *left -= fits;
+        self.file.write(&bytes[..fits])?;
+        if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+impl Files for Full {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+        Ok(Box::new(FullFile { file: Disk.create(path)?, left: Arc::clone(&self.left) }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.link(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Disk.remove(path)
+    }
+
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        Disk.make_folder(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        Disk.sync_folder(path)
+    }
+}
+
 #[test]
-fn a_full_disk_leaves_the_store_as_it_was() {
-    struct Full(Disk);
-    struct FullFile(Box<dyn Output>);
-    impl Output for FullFile {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-            self.0.write(&bytes[..bytes.len() / 2])?;
-            Err(io::ErrorKind::StorageFull.into())
-        }
-        fn sync(&mut self) -> io::Result<()> {
-            self.0.sync()
-        }
-    }
-    impl Files for Full {
-        fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-            Ok(Box::new(FullFile(self.0.create(path)?)))
-        }
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.0.rename(from, to)
-        }
-        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.0.link(from, to)
-        }
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            self.0.remove(path)
-        }
-        fn make_folder(&self, path: &Path) -> io::Result<()> {
-            self.0.make_folder(path)
-        }
-        fn sync_folder(&self, path: &Path) -> io::Result<()> {
-            self.0.sync_folder(path)
-        }
-    }
+fn a_disk_that_is_full_at_any_byte_leaves_the_store_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
     let key = SigningKey::create(&folder.path().join("key")).unwrap();
     let version = import(&LocalStore::create(&root).unwrap(), &key, &piece(1, 300_000)).unwrap();
-    let store = LocalStore::open_with(&root, Arc::new(Full(Disk))).unwrap();
-    let error = import(&store, &key, &piece(2, 300_000)).unwrap_err();
-    let hint = crate::stdx::hint::Hint::hint(&error).unwrap();
-    assert!(hint.contains("make room"), "{hint}");
-    assert_eq!(store.versions("image").unwrap(), [version]);
-    assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "the half-written pack is left");
+    let mut refused = 0;
+    for left in (0..).step_by(23_456) {
+        let store = LocalStore::open_with(&root, Arc::new(Full { left: Arc::new(Mutex::new(left)) })).unwrap();
+        match import(&store, &key, &piece(2, 300_000)) {
+            Ok(second) => {
+                assert_eq!(store.versions("image").unwrap(), [version, second]);
+                break;
+            }
+            Err(error) => {
+                let hint = crate::stdx::hint::Hint::hint(&error).unwrap();
+                assert!(hint.contains("make room"), "{left}: {hint}");
+            }
+        }
+        refused += 1;
+        assert_eq!(store.versions("image").unwrap(), std::slice::from_ref(&version), "{left}");
+        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{left}: something half-written is left");
+    }
+    assert!(refused > 10, "only {refused} sizes were refused");
 }
