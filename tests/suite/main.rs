@@ -4,7 +4,7 @@
 
 #[cfg(feature = "agent")]
 mod agent;
-mod api;
+mod archives;
 mod configuration;
 mod corpus;
 mod formats;
