@@ -35,6 +35,8 @@ pub(super) enum Command {
         #[arg(long, default_value_t = gc::GRACE_HOURS)]
         grace_hours: u32,
     },
+    /// Compare the store with the places far away that remint.toml names: send what is only here, find what is only there
+    Sync,
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
@@ -55,6 +57,17 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
                 freed.removed_packs,
                 freed.rewritten_packs,
                 output::size(freed.live_bytes)
+            ));
+            Ok(())
+        }
+        Command::Sync => {
+            let synced = store.sync(&key)?;
+            if context.json() {
+                return output::json(&synced);
+            }
+            output::line(format!(
+                "sent {} packs and {} versions, found {} packs and {} versions",
+                synced.sent_packs, synced.sent_versions, synced.found_packs, synced.found_versions
             ));
             Ok(())
         }

@@ -1,6 +1,7 @@
 //! `remint.toml` as people write it.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
@@ -16,6 +17,7 @@ pub struct Written {
     pub dhcp: Dhcp,
     pub boot: Boot,
     pub enrolment: Enrolment,
+    pub store: Store,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -177,5 +179,56 @@ impl Enrolment {
 impl Default for Enrolment {
     fn default() -> Enrolment {
         Enrolment { continue_runs: true, certificate_days: 90, certificate_minutes: None, rule: Vec::new() }
+    }
+}
+
+/// Where images lie. Default: in the site's own folder.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// GiB of packs that stay in the site's folder when the store is kept far away.
+    pub near_gib: u64,
+    /// Places that each hold everything: what is written goes to all, what is read comes from the first that has it.
+    pub far: Vec<Far>,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store { near_gib: 64, far: Vec::new() }
+    }
+}
+
+/// A bucket of an S3-compatible server, or a folder of another disk.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Far {
+    /// The folder, which must be there: a mounted share, another disk.
+    pub folder: Option<PathBuf>,
+    /// The bucket.
+    pub bucket: Option<String>,
+    /// `https://s3.example.org`. Default: Amazon's own for the region.
+    pub endpoint: Option<String>,
+    pub region: String,
+    /// Put before the name of every object, for instance `site-1/`.
+    pub prefix: String,
+    pub access_key: String,
+    /// File that holds the secret key, readable by the appliance alone.
+    pub secret_key_file: Option<PathBuf>,
+    /// Authorities (PEM) that the server's certificate may be from.
+    pub authorities: PathBuf,
+}
+
+impl Default for Far {
+    fn default() -> Far {
+        Far {
+            folder: None,
+            bucket: None,
+            endpoint: None,
+            region: "us-east-1".to_owned(),
+            prefix: String::new(),
+            access_key: String::new(),
+            secret_key_file: None,
+            authorities: "/etc/ssl/certs/ca-certificates.crt".into(),
+        }
     }
 }

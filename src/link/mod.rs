@@ -9,7 +9,7 @@
 //! any knowledge of what a message says.
 
 pub mod client;
-mod trust;
+pub mod trust;
 
 use std::time::Duration;
 

@@ -14,5 +14,6 @@ pub mod local;
 mod netboot;
 mod sequences;
 pub mod site;
+mod store;
 
 pub use listen::serve_http;

@@ -137,13 +137,14 @@ impl Site {
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let keys = folder.join("keys");
+        let written = configuration_file(&folder, configuration)?;
         Ok(Site {
             db: Arc::new(Db::open(&folder.join("remint.sqlite"), MIGRATIONS, clock.now())?),
-            store: Arc::new(LocalStore::open(&folder.join("store"))?),
+            store: Arc::new(super::store::open(&folder, &written.store)?),
             authority: Arc::new(Authority::open(&keys)?),
             signing: Arc::new(SigningKey::open(&keys.join("signing.pk8"))?),
             vault: Arc::new(Vault::open(&keys.join("vault.key"))?),
-            written: configuration_file(&folder, configuration)?,
+            written,
             folder,
             clock,
         })

@@ -45,6 +45,8 @@ fn the_page_lists_exactly_the_keys_that_are_accepted() {
         ("boot.machine", true),
         ("enrolment", false),
         ("enrolment.rule", true),
+        ("store", false),
+        ("store.far", true),
     ];
     let accepted_arrays: Vec<&str> = tables.iter().filter(|(_, array)| *array).map(|(table, _)| *table).collect();
     for (table, array) in tables {

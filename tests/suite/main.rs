@@ -4,6 +4,7 @@
 
 #[cfg(feature = "agent")]
 mod agent;
+mod bucket;
 mod configuration;
 mod corpus;
 mod formats;

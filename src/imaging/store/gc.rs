@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -127,14 +128,20 @@ fn rewrite(
     }
     // A pack is named by its index: what was written anew may have the name of what it replaces.
     let written = writer.finish()?;
+    store.secure(&written.iter().copied().collect())?;
     rewritten.retain(|pack| !written.contains(pack));
     Ok(rewritten)
 }
 
+/// Removes a pack from everywhere: first from far away, so that what a crash leaves is found here again.
 pub(super) fn remove_pack(store: &LocalStore, pack: PackId) -> Result<(), Error> {
+    store.remove_far(pack)?;
     let path = store.pack_path(pack);
     let folder = path.parent().unwrap_or(Path::new("."));
-    let removed = store.files.remove(&path).and_then(|()| store.files.sync_folder(folder));
+    let removed = match store.files.remove(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && store.far.is_some() => Ok(()),
+        other => other.and_then(|()| store.files.sync_folder(folder)),
+    };
     removed.map_err(Error::write(path.display()))
 }
 
@@ -148,6 +155,5 @@ fn clear_temporary(store: &LocalStore) -> Result<(), Error> {
 }
 
 fn folder_bytes(store: &LocalStore) -> Result<u64, Error> {
-    let sizes = store.packs()?.into_iter().map(|pack| fs::metadata(store.pack_path(pack)).map(|found| found.len()));
-    sizes.sum::<std::io::Result<u64>>().map_err(Error::read("the size of the packs"))
+    store.packs()?.into_iter().map(|pack| store.pack_bytes(pack)).sum()
 }

@@ -7,6 +7,7 @@
 //! versions/NAME/7     signed manifests; 7.gone is a removed one: whole for runs under way, later empty
 //!                     because a number is not given again
 //! tags/NAME/prod      "7\n"
+//! far/4f09...         index of a pack that is kept far away (near.rs); only then may the pack itself be absent
 //! tmp/                what is being written; garbage when nobody holds the lock
 //! ```
 
@@ -22,6 +23,7 @@ use crate::imaging::error::Error;
 use crate::imaging::store::files::{Disk, Existing, Files, write_whole};
 use crate::imaging::store::format::{Entry, FOOTER_BYTES, Footer, PackDamage, PackId, parse_index};
 use crate::imaging::store::index::Index;
+use crate::imaging::store::near::Far;
 use crate::imaging::store::{ChunkSource, Location};
 use crate::stdx::hex;
 
@@ -36,6 +38,7 @@ pub struct LocalStore {
     pub(super) files: Arc<dyn Files>,
     index: RwLock<Index>,
     open: Mutex<HashMap<PackId, Arc<File>>>,
+    pub(super) far: Option<Far>,
 }
 
 impl LocalStore {
@@ -72,7 +75,7 @@ impl LocalStore {
         if found != FORMAT {
             return Err(Error::StoreFormat { path: root.to_owned(), found: found.trim().to_owned() });
         }
-        Ok(LocalStore { root: root.to_owned(), files, index: RwLock::default(), open: Mutex::default() })
+        Ok(LocalStore { root: root.to_owned(), files, index: RwLock::default(), open: Mutex::default(), far: None })
     }
 
     /// Whether the store has `id`, as far as is known without looking for packs of other processes.
@@ -109,17 +112,28 @@ impl LocalStore {
 
     /// The ids of all packs.
     pub fn packs(&self) -> Result<Vec<PackId>, Error> {
+        let mut packs = self.near_packs()?;
+        packs.extend(self.far_packs()?);
+        packs.sort_unstable();
+        packs.dedup();
+        Ok(packs)
+    }
+
+    /// The packs that lie in the store's own folder.
+    pub(super) fn near_packs(&self) -> Result<Vec<PackId>, Error> {
         let folder = self.root.join("packs");
         let mut packs = Vec::new();
         for shard in names(&folder)? {
             packs.extend(names(&folder.join(shard))?.iter().filter_map(|name| name.parse::<PackId>().ok()));
         }
-        packs.sort_unstable();
         Ok(packs)
     }
 
     /// The index of one pack, checked against its name.
     pub fn pack_entries(&self, pack: PackId) -> Result<Vec<Entry>, Error> {
+        if let Some(entries) = self.far_entries(pack)? {
+            return Ok(entries);
+        }
         let file = self.pack_file(pack)?;
         let read = || -> io::Result<Result<Vec<Entry>, PackDamage>> {
             let size = file.metadata()?.len();
@@ -138,8 +152,15 @@ impl LocalStore {
         entries.map_err(|damage| Error::DamagedPack { pack, damage })
     }
 
-    /// A pack, open for reading: what the appliance sends from.
+    /// A pack, open for reading: what the appliance sends from. One that is far away is brought here first.
     pub fn pack_file(&self, pack: PackId) -> Result<Arc<File>, Error> {
+        match self.near_file(pack) {
+            Err(Error::MissingPack { .. }) if self.bring(pack)? => self.near_file(pack),
+            other => other,
+        }
+    }
+
+    fn near_file(&self, pack: PackId) -> Result<Arc<File>, Error> {
         let path = self.pack_path(pack);
         let mut open = guard(&self.open);
         if let Some(file) = open.get(&pack).filter(|file| !was_replaced(file, &path)) {
@@ -148,7 +169,9 @@ impl LocalStore {
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 drop(open);
-                self.forget();
+                if self.far.is_none() {
+                    self.forget();
+                }
                 return Err(Error::MissingPack { pack });
             }
             other => Arc::new(other.map_err(Error::read(format!("pack {pack}")))?),
@@ -157,7 +180,13 @@ impl LocalStore {
             open.clear();
         }
         open.insert(pack, Arc::clone(&file));
+        self.far.iter().for_each(|far| far.touch(pack));
         Ok(file)
+    }
+
+    /// Lets go of a pack's file: it is about to be removed from here.
+    pub(super) fn close_file(&self, pack: PackId) {
+        guard(&self.open).remove(&pack);
     }
 
     pub fn pack_path(&self, pack: PackId) -> PathBuf {

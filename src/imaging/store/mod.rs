@@ -4,10 +4,14 @@
 //! - A version is published by one rename after everything it needs is durable: it is whole or absent.
 //! - What reads chunks is [`ChunkSource`], nothing more: the store of a folder ([`local`]), of the appliance far away
 //!   (`imaging::link`), and what is put around them are the same to the loop that applies an image.
+//! - Packs and manifests may be kept far away ([`objects`]): in a bucket, in a folder of another disk, or in several of them.
+//!   What is in use is copied here ([`near`]), so everything else works on files of this folder.
 //! - Uploads hold the store's lock shared and collecting garbage holds it alone, so what an upload counts on stays.
 //!
 //! Packs and manifests as bytes: [`format`] and `imaging::manifest`; the folder's layout: `docs/formats/store.md`.
 
+#[cfg(feature = "object-store")]
+pub mod bucket;
 pub mod failover;
 pub mod files;
 pub mod format;
@@ -15,6 +19,8 @@ pub mod gc;
 pub mod index;
 pub mod local;
 pub mod locations;
+pub mod near;
+pub mod objects;
 pub mod scrub;
 pub mod stats;
 pub mod upload;

@@ -121,6 +121,7 @@ fn mend(
     }
     // A pack is named by its index: one that was repaired in full has replaced the damaged one already.
     let written = writer.finish()?;
+    store.secure(&written.iter().copied().collect())?;
     for pack in bad.keys().filter(|pack| !written.contains(pack)) {
         remove_pack(store, *pack)?;
     }

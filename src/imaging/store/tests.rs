@@ -1,4 +1,5 @@
 mod crash;
+mod far;
 
 use super::files::*;
 use super::format::*;

@@ -76,12 +76,18 @@ impl Upload<'_> {
         self.close_pack()?;
         let store = self.owner();
         let found = store.locate(chunks)?;
-        if let Some((chunk, _)) = chunks.iter().zip(found).find(|(_, place)| place.is_none()) {
+        if let Some((chunk, _)) = chunks.iter().zip(&found).find(|(_, place)| place.is_none()) {
             return Err(Error::MissingChunk { chunk: *chunk });
         }
+        store.secure(&found.iter().flatten().map(|place| place.pack).collect())?;
+        let mut least = 1;
         loop {
-            let number = store.numbers_given(name)?.last().map_or(1, |last| last + 1);
+            let number = store.numbers_given(name)?.last().map_or(1, |last| last + 1).max(least);
             let version = Version { name: name.to_owned(), number };
+            if !store.publish_far(&version, manifest)? {
+                least = number + 1;
+                continue;
+            }
             let path = store.version_path(&version);
             match write_whole(&*store.files, store.temporary()?, &path, manifest.as_bytes(), Existing::Keep) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -201,7 +207,8 @@ impl LocalStore {
         let removed = self.files.rename(&path, &path.with_extension(GONE));
         removed
             .and_then(|()| self.files.sync_folder(path.parent().unwrap_or(&path)))
-            .map_err(Error::write(path.display()))
+            .map_err(Error::write(path.display()))?;
+        self.remove_version_far(version)
     }
 
     /// Tag -> number, of an image.
@@ -250,7 +257,7 @@ impl LocalStore {
         Ok(None)
     }
 
-    fn version_path(&self, version: &Version) -> PathBuf {
+    pub(super) fn version_path(&self, version: &Version) -> PathBuf {
         self.root.join("versions").join(&version.name).join(version.number.to_string())
     }
 

@@ -169,13 +169,13 @@ fn walk(folder: &Path, visit: &mut impl FnMut(&Path)) {
     }
 }
 
-fn piece(seed: u8, len: usize) -> Vec<u8> {
+pub(super) fn piece(seed: u8, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
     bytes
 }
 
-fn import(store: &LocalStore, key: &SigningKey, bytes: &[u8]) -> Result<Version, Error> {
+pub(super) fn import(store: &LocalStore, key: &SigningKey, bytes: &[u8]) -> Result<Version, Error> {
     let header = Header {
         kind: Kind::File,
         size: bytes.len() as u64,
@@ -256,47 +256,80 @@ fn check(root: &Path, key: &SigningKey, new: &[u8], finished: bool, what: &str) 
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{what}: temporary files are left");
 }
 
+/// A disk with room for so many bytes more: what does not fit is written in part.
+struct Full {
+    left: Mutex<usize>,
+}
+
+struct FullFile {
+    file: Box<dyn Output>,
+    disk: Arc<Full>,
+}
+
+impl Output for FullFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut left = self.disk.left.lock().unwrap();
+        let fits = bytes.len().min(*left);
+        *left -= fits;
+        self.file.write(&bytes[..fits])?;
+        if fits == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+impl Files for Arc<Full> {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+        Ok(Box::new(FullFile { file: Disk.create(path)?, disk: Arc::clone(self) }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Disk.link(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Disk.remove(path)
+    }
+
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        Disk.make_folder(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        Disk.sync_folder(path)
+    }
+}
+
+/// Full in every part of what an import writes: chunks, the index and the footer of the pack, the manifest.
 #[test]
-fn a_full_disk_leaves_the_store_as_it_was() {
-    struct Full(Disk);
-    struct FullFile(Box<dyn Output>);
-    impl Output for FullFile {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-            self.0.write(&bytes[..bytes.len() / 2])?;
-            Err(io::ErrorKind::StorageFull.into())
-        }
-        fn sync(&mut self) -> io::Result<()> {
-            self.0.sync()
-        }
-    }
-    impl Files for Full {
-        fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-            Ok(Box::new(FullFile(self.0.create(path)?)))
-        }
-        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.0.rename(from, to)
-        }
-        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-            self.0.link(from, to)
-        }
-        fn remove(&self, path: &Path) -> io::Result<()> {
-            self.0.remove(path)
-        }
-        fn make_folder(&self, path: &Path) -> io::Result<()> {
-            self.0.make_folder(path)
-        }
-        fn sync_folder(&self, path: &Path) -> io::Result<()> {
-            self.0.sync_folder(path)
-        }
-    }
+fn a_disk_that_is_full_at_any_byte_leaves_the_store_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
     let key = SigningKey::create(&folder.path().join("key")).unwrap();
     let version = import(&LocalStore::create(&root).unwrap(), &key, &piece(1, 300_000)).unwrap();
-    let store = LocalStore::open_with(&root, Arc::new(Full(Disk))).unwrap();
-    let error = import(&store, &key, &piece(2, 300_000)).unwrap_err();
-    let hint = crate::stdx::hint::Hint::hint(&error).unwrap();
-    assert!(hint.contains("make room"), "{hint}");
-    assert_eq!(store.versions("image").unwrap(), [version]);
-    assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "the half-written pack is left");
+    let new = piece(2, 100_000);
+    let (mut room, mut failures) = (0, 0);
+    loop {
+        let disk = Arc::new(Full { left: Mutex::new(room) });
+        let store = LocalStore::open_with(&root, Arc::new(disk)).unwrap();
+        let Err(error) = import(&store, &key, &new) else { break };
+        let hint = crate::stdx::hint::Hint::hint(&error).unwrap();
+        assert!(hint.contains("make room"), "{room}: {hint}");
+        let store = LocalStore::open(&root).unwrap();
+        assert_eq!(store.versions("image").unwrap(), std::slice::from_ref(&version), "{room}");
+        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{room}: something half-written is left");
+        gc(&store, &key.public(), SystemClock.now(), 0).unwrap();
+        (room, failures) = (room + if room < 99_000 { 9_001 } else { 13 }, failures + 1);
+    }
+    assert!(failures > 100, "only {failures} places were tried");
+    let store = LocalStore::open(&root).unwrap();
+    let newest = store.versions("image").unwrap().pop().unwrap();
+    let manifest = store.manifest(&newest).unwrap().verify(&key.public()).unwrap();
+    assert!(verify(&store, &manifest, &Progress::default()).unwrap().is_empty());
 }
