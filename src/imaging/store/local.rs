@@ -31,6 +31,8 @@ const FORMAT: &str = "remint store 1\n";
 
 /// Open packs that are kept open; beyond that all are closed and opened again as they are needed.
 const OPEN_PACKS_MAX: usize = 256;
+/// How often a pack is brought here before its reader gives up: others are brought at the same time, and room is short.
+const BRING_ATTEMPTS: usize = 16;
 
 /// A store in a folder. Threads share it; processes may too.
 pub struct LocalStore {
@@ -154,10 +156,15 @@ impl LocalStore {
 
     /// A pack, open for reading: what the appliance sends from. One that is far away is brought here first.
     pub fn pack_file(&self, pack: PackId) -> Result<Arc<File>, Error> {
-        match self.near_file(pack) {
-            Err(Error::MissingPack { .. }) if self.bring(pack)? => self.near_file(pack),
-            other => other,
+        let mut found = self.near_file(pack);
+        for _ in 0..BRING_ATTEMPTS {
+            match found {
+                // It may have to make room for another at once, before it is opened.
+                Err(Error::MissingPack { .. }) if self.bring(pack)? => found = self.near_file(pack),
+                _ => break,
+            }
         }
+        found
     }
 
     fn near_file(&self, pack: PackId) -> Result<Arc<File>, Error> {

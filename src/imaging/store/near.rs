@@ -81,10 +81,17 @@ impl LocalStore {
         Ok(names(&self.root.join("far"))?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The index of a pack that is far away.
+    /// The index of a pack that is far away. Where its copy here is damaged, it is learnt anew.
     pub(super) fn far_entries(&self, pack: PackId) -> Result<Option<Vec<Entry>>, Error> {
-        let Some((footer, index)) = self.far_tail(pack)? else { return Ok(None) };
-        parse_index(&index, footer, pack).map(Some).map_err(|damage| Error::DamagedPack { pack, damage })
+        let read = || {
+            let tail = self.far_tail(pack)?;
+            let parse = |(footer, index): (Footer, Vec<u8>)| parse_index(&index, footer, pack);
+            tail.map(parse).transpose().map_err(|damage| Error::DamagedPack { pack, damage })
+        };
+        match (read(), &self.far) {
+            (Err(Error::DamagedPack { .. }), Some(far)) => self.learn_far(far, pack).and_then(|()| read()),
+            (other, _) => other,
+        }
     }
 
     /// Bytes of a pack, wherever it lies.
@@ -136,6 +143,15 @@ impl LocalStore {
         far.touch(pack);
         self.make_room(far, pack)?;
         Ok(true)
+    }
+
+    /// Replaces a damaged copy here by the one far away; says whether there was a sound one.
+    pub(super) fn bring_again(&self, pack: PackId) -> Result<bool, Error> {
+        let Some(far) = self.far.as_ref().filter(|_| self.far_path(pack).exists()) else { return Ok(false) };
+        match self.fetch(far, pack) {
+            Err(Error::Refused { .. }) => Ok(false),
+            other => other,
+        }
     }
 
     /// Removes packs from here that are far away and were not used for longest, but never `kept`.

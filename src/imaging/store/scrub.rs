@@ -69,7 +69,14 @@ pub fn scrub(
             Error::DamagedChunk { chunk, pack, damage, .. } => {
                 bad.entry(*pack).or_default().insert(*chunk, damage.to_string());
             }
+            // Its copy here is cut short, and its index is known.
+            Error::PackRange { pack, .. } if store.far.is_some() => drop(bad.entry(*pack).or_default()),
             _ => return Err(error),
+        }
+    }
+    for pack in bad.keys().copied().collect::<Vec<_>>() {
+        if store.bring_again(pack)? {
+            report.repaired_chunks += bad.remove(&pack).map_or(0, |damaged| damaged.len() as u64);
         }
     }
     let chunks: usize = packs.values().map(Vec::len).sum();

@@ -91,7 +91,11 @@ impl Upload<'_> {
             let path = store.version_path(&version);
             match write_whole(&*store.files, store.temporary()?, &path, manifest.as_bytes(), Existing::Keep) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => return other.map(|()| version).map_err(Error::write(path.display())),
+                Err(error) => {
+                    let _ = store.remove_version_far(&version);
+                    return Err(Error::write(path.display())(error));
+                }
+                Ok(()) => return Ok(version),
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::access::signing::SigningKey;
 use crate::imaging::store::gc::gc;
 use crate::imaging::store::near::{Far, Synced};
 use crate::imaging::store::objects::{Check, Folder, Objects, Several, checked};
+use crate::imaging::store::scrub::scrub;
 use crate::imaging::store::verify::verify;
 use crate::imaging::store::versions::Version;
 use crate::stdx::hint::chain;
@@ -204,6 +205,27 @@ fn with_several_places_what_one_lacks_or_gives_damaged_comes_from_another() {
     let _ = evict();
     store.close_file(pack(&store));
     bench.check(&store, &first);
+}
+
+#[test]
+fn a_copy_that_is_damaged_here_is_mended_from_far_away_and_never_the_other_way_round() {
+    let (bench, memory) = (Bench::new(), Memory::new());
+    let store = bench.store("store", memory.clone());
+    let version = import(&store, &bench.key, &piece(1, 300_000)).unwrap();
+    let pack = store.near_packs().unwrap()[0];
+    let mut bytes = std::fs::read(store.pack_path(pack)).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(store.pack_path(pack), bytes).unwrap();
+    let report = scrub(&store, &bench.key.public(), None, &Progress::default()).unwrap();
+    assert_eq!((report.repaired_chunks, report.lost.len()), (1, 0), "{report:?}");
+    bench.check(&store, &version);
+    let bytes = std::fs::read(store.pack_path(pack)).unwrap();
+    std::fs::write(store.pack_path(pack), &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::write(store.root.join("far").join(pack.to_string()), "no index").unwrap();
+    let report = scrub(&store, &bench.key.public(), None, &Progress::default()).unwrap();
+    assert!(report.lost.is_empty(), "{report:?}");
+    bench.check(&store, &version);
+    assert_eq!(memory.names().len(), 2);
 }
 
 #[test]
