@@ -4,7 +4,7 @@
 
 #[cfg(feature = "agent")]
 mod agent;
-mod archives;
+mod bucket;
 mod configuration;
 mod corpus;
 mod formats;

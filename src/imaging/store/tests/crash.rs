@@ -256,23 +256,23 @@ fn check(root: &Path, key: &SigningKey, new: &[u8], finished: bool, what: &str) 
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{what}: temporary files are left");
 }
 
-/// A disk that takes so many bytes and is full then.
+/// A disk with room for so many bytes more: what does not fit is written in part.
 struct Full {
-    left: Arc<Mutex<usize>>,
+    left: Mutex<usize>,
 }
 
 struct FullFile {
     file: Box<dyn Output>,
-    left: Arc<Mutex<usize>>,
+    disk: Arc<Full>,
 }
 
 impl Output for FullFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut left = self.left.lock().unwrap();
+        let mut left = self.disk.left.lock().unwrap();
         let fits = bytes.len().min(*left);
         *left -= fits;
         self.file.write(&bytes[..fits])?;
-        if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if fits == bytes.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -280,9 +280,9 @@ impl Output for FullFile {
     }
 }
 
-impl Files for Full {
+impl Files for Arc<Full> {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        Ok(Box::new(FullFile { file: Disk.create(path)?, left: Arc::clone(&self.left) }))
+        Ok(Box::new(FullFile { file: Disk.create(path)?, disk: Arc::clone(self) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -306,28 +306,30 @@ impl Files for Full {
     }
 }
 
+/// Full in every part of what an import writes: chunks, the index and the footer of the pack, the manifest.
 #[test]
 fn a_disk_that_is_full_at_any_byte_leaves_the_store_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("store");
     let key = SigningKey::create(&folder.path().join("key")).unwrap();
     let version = import(&LocalStore::create(&root).unwrap(), &key, &piece(1, 300_000)).unwrap();
-    let mut refused = 0;
-    for left in (0..).step_by(23_456) {
-        let store = LocalStore::open_with(&root, Arc::new(Full { left: Arc::new(Mutex::new(left)) })).unwrap();
-        match import(&store, &key, &piece(2, 300_000)) {
-            Ok(second) => {
-                assert_eq!(store.versions("image").unwrap(), [version, second]);
-                break;
-            }
-            Err(error) => {
-                let hint = crate::stdx::hint::Hint::hint(&error).unwrap();
-                assert!(hint.contains("make room"), "{left}: {hint}");
-            }
-        }
-        refused += 1;
-        assert_eq!(store.versions("image").unwrap(), std::slice::from_ref(&version), "{left}");
-        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{left}: something half-written is left");
+    let new = piece(2, 100_000);
+    let (mut room, mut failures) = (0, 0);
+    loop {
+        let disk = Arc::new(Full { left: Mutex::new(room) });
+        let store = LocalStore::open_with(&root, Arc::new(disk)).unwrap();
+        let Err(error) = import(&store, &key, &new) else { break };
+        let hint = crate::stdx::hint::Hint::hint(&error).unwrap();
+        assert!(hint.contains("make room"), "{room}: {hint}");
+        let store = LocalStore::open(&root).unwrap();
+        assert_eq!(store.versions("image").unwrap(), std::slice::from_ref(&version), "{room}");
+        assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "{room}: something half-written is left");
+        gc(&store, &key.public(), SystemClock.now(), 0).unwrap();
+        (room, failures) = (room + if room < 99_000 { 9_001 } else { 13 }, failures + 1);
     }
-    assert!(refused > 10, "only {refused} sizes were refused");
+    assert!(failures > 100, "only {failures} places were tried");
+    let store = LocalStore::open(&root).unwrap();
+    let newest = store.versions("image").unwrap().pop().unwrap();
+    let manifest = store.manifest(&newest).unwrap().verify(&key.public()).unwrap();
+    assert!(verify(&store, &manifest, &Progress::default()).unwrap().is_empty());
 }

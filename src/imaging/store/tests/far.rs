@@ -105,7 +105,7 @@ impl Objects for Memory {
 }
 
 struct Bench {
-    folder: tempfile::TempDir,
+    folder: TempDir,
     key: SigningKey,
 }
 
