@@ -4,6 +4,8 @@
 
 #[cfg(feature = "agent")]
 mod agent;
+mod api;
+mod archives;
 mod bucket;
 mod configuration;
 mod corpus;
