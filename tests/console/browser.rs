@@ -113,11 +113,11 @@ impl Browser {
         let parameters = &event["params"];
         match event["method"].as_str().unwrap_or_default() {
             "Runtime.exceptionThrown" => self.faults.push(format!("exception: {parameters}")),
-            "Log.entryAdded" if parameters["entry"]["level"] == "error" => {
-                // An answer that is an error is what some steps of the test are about.
-                if parameters["entry"]["source"] != "network" {
-                    self.faults.push(format!("console: {}", parameters["entry"]));
-                }
+            // An answer that is an error is what some steps of the test are about.
+            "Log.entryAdded"
+                if parameters["entry"]["level"] == "error" && parameters["entry"]["source"] != "network" =>
+            {
+                self.faults.push(format!("console: {}", parameters["entry"]));
             }
             "Network.requestWillBeSent" => {
                 let url = parameters["request"]["url"].as_str().unwrap_or_default();

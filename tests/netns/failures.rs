@@ -10,7 +10,7 @@ use crate::lan::{Background, Lan, start};
 use crate::machine::{BIOS, IPXE, Load, Machine, RISCV, UEFI};
 
 /// Of a size that takes some blocks.
-const PROGRAM: [u8; 20_000] = [7; 20_000];
+static PROGRAM: [u8; 20_000] = [7; 20_000];
 const FILES: &[(&str, &[u8])] = &[
     ("snponly.efi", &PROGRAM),
     ("undionly.kpxe", &PROGRAM),
