@@ -86,6 +86,10 @@ const SHAPES: &[(&str, &str)] = &[
         "Run",
         "id: text, deployment: text, machine: text, machine_name: text, sequence: text, version: text, state: text, directive: text, step: text, step_name: text, steps_over: integer, steps: integer, progress: Progress?, error: text?, hint: text?, question: text?, created_at: time, started_at: time?, finished_at: time?",
     ),
+    (
+        "RunDetail",
+        "id: text, deployment: text, machine: text, machine_name: text, sequence: text, state: text, steps: [any], images: [any], journal: [any]",
+    ),
     ("Line", "at: time, item: text, text: text"),
     ("Direct", "directive: text"),
     ("Answer", "value: any"),

@@ -1,28 +1,36 @@
 // Small helps for forms: pick all, narrow a list, times in the reader's zone, no second click. Without it forms work too.
 "use strict";
 (() => {
-  for (const all of document.querySelectorAll("input[data-all]")) {
-    const boxes = () => [...document.querySelectorAll(`input[type=checkbox][name="${all.dataset.all}"]`)].filter((box) => !box.closest("[hidden]"));
-    all.addEventListener("change", () => { for (const box of boxes()) box.checked = all.checked; tell(); });
-  }
   const tell = () => {
     for (const place of document.querySelectorAll("[data-count]")) {
       const count = document.querySelectorAll(`input[type=checkbox][name="${place.dataset.count}"]:checked`).length;
       place.textContent = String(count);
     }
   };
-  document.addEventListener("change", tell);
+  // Listened for on the document: parts of a page come later, when something has changed.
+  document.addEventListener("change", (event) => {
+    const all = event.target.closest("input[data-all]");
+    if (all) {
+      for (const box of document.querySelectorAll(`input[type=checkbox][name="${all.dataset.all}"]:not(:disabled)`)) {
+        if (!box.closest("[hidden]")) box.checked = all.checked;
+      }
+    }
+    tell();
+  });
   document.addEventListener("remint:changed", tell);
   tell();
 
-  for (const field of document.querySelectorAll("input[data-narrows]")) {
-    const list = document.getElementById(field.dataset.narrows);
-    field.addEventListener("input", () => {
-      const wanted = field.value.toLowerCase();
-      for (const row of list.children) row.hidden = !row.textContent.toLowerCase().includes(wanted);
-    });
-    field.addEventListener("keydown", (event) => { if (event.key === "Enter") event.preventDefault(); });
-  }
+  document.addEventListener("input", (event) => {
+    const field = event.target.closest("input[data-narrows]");
+    if (!field) return;
+    const wanted = field.value.toLowerCase();
+    for (const row of document.getElementById(field.dataset.narrows).children) {
+      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    }
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.closest("input[data-narrows]")) event.preventDefault();
+  });
 
   // The server reads times as UTC; the reader types them in their own zone.
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

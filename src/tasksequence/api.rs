@@ -71,7 +71,7 @@ pub fn routes(sequences: Arc<Sequences>) -> Table {
         .asks(RUN_PARAMETERS)
         .gives(Shape::List("Run"))
         .get("/api/v1/runs/{run}", read, "Show a run with its journal", run)
-        .gives(Shape::One("Run"))
+        .gives(Shape::One("RunDetail"))
         .get("/api/v1/runs/{run}/log", read, "Show the log of a run", log)
         .asks(&[("from", "the first line")])
         .gives(Shape::List("Line"))

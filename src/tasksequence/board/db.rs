@@ -102,7 +102,7 @@ impl Sequences {
     pub fn versions(&self, name: &str) -> Result<Vec<SequenceRecord>, Error> {
         self.fleet.db.read(|c| {
             let mut statement = c.prepare_cached(
-                "SELECT name, version, document, created_at, created_by FROM sequence WHERE name = ?1
+                "SELECT name, version, document, created_at, created_by, files FROM sequence WHERE name = ?1
                  ORDER BY created_at DESC LIMIT 100",
             )?;
             let rows = statement.query_map([name], read_sequence)?;
