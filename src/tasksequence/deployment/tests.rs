@@ -119,6 +119,11 @@ enum Lost {
 }
 
 impl Linked<'_> {
+    /// As the agent does before it restarts or ends: what is left is sent until it has arrived.
+    fn finish(&mut self, restart: Option<Place>) {
+        while self.post(restart).is_none() {}
+    }
+
     fn post(&mut self, restart: Option<Place>) -> Option<u64> {
         *self.messages += 1;
         let lost = self.lost.filter(|(number, _)| number == self.messages).map(|(_, lost)| lost);
@@ -211,9 +216,9 @@ fn live(sequences: &Sequences, machine: &MachineId, world: &mut World, lost: Opt
         });
         let outcome = scripted::boot(world, &order, &mut Face(&linked), &mut Face(&linked));
         match outcome {
-            Outcome::Restart(place) => drop(linked.borrow_mut().post(Some(place))),
+            Outcome::Restart(place) => linked.borrow_mut().finish(Some(place)),
             Outcome::Finished(result, _) => {
-                linked.borrow_mut().post(None);
+                linked.borrow_mut().finish(None);
                 return (result, messages);
             }
             Outcome::Lost(error) => panic!("{error}"),
