@@ -14,7 +14,7 @@ use crate::pxe::client::{Client, Stage, Transport};
 use crate::stdx::mac::MacAddr;
 use crate::stdx::time::{Clock, Timestamp};
 
-const MACHINES_MAX: usize = 2048;
+const MACHINES_MAX: usize = 1024;
 const BOOTS_MAX: usize = 8;
 const EVENTS_MAX: usize = 64;
 /// Firmware that repeats its request within this time is still at the same boot.

@@ -66,7 +66,7 @@ pub struct Settings {
     pub block_bytes_max: u16,
     /// Transfers of one client at once, default 16.
     pub client_transfers_max: usize,
-    /// Transfers at once in all, default 2048.
+    /// Transfers at once in all, default 1024: what a flood of made-up requests costs in memory.
     pub transfers_max: usize,
 }
 
@@ -78,7 +78,7 @@ impl Settings {
             transfer_ports: TransferPorts::Many,
             block_bytes_max: 1468,
             client_transfers_max: 16,
-            transfers_max: 2048,
+            transfers_max: 1024,
         }
     }
 }
