@@ -371,7 +371,7 @@ async fn machine(
 fn actions(machine: &Machine, who: &Principal) -> Markup {
     let usable = !matches!(machine.state, MachineState::Waiting | MachineState::Rejected | MachineState::Retired);
     html! {
-        p.actions {
+        div.actions {
             @if usable && who.may(Capability::Deploy) { a.button href={ "/deployments/new?machine=" (machine.name) } { "Deploy" } }
             @if who.may(Capability::EditMachine) {
                 @if machine.protected { (quiet_action(&format!("/machines/{}/unprotect", machine.id), "Lift the protection")) }

@@ -192,7 +192,7 @@ pub fn machine_section(sequences: &Sequences, machine: &Machine, who: &Principal
         (section("Latest run", &html! {
             (summary(newest))
             @if let Some(order) = &order { (timeline(&tell(&order.sequence, &entries), newest)) }
-            p.actions {
+            div.actions {
                 a.button.quiet href={ "/runs/" (newest.id) } { "The run with its log" }
                 @if who.may(Capability::Deploy) && newest.state == RunState::Failed { (quiet_action(&format!("/runs/{}/retry", newest.id), "Try again from the step that failed")) }
             }
