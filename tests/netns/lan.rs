@@ -59,6 +59,14 @@ impl Lan {
         ip(&format!("-n {lan} link set {port} master br0 up"));
         ip(&format!("-n {space} link set lo up"));
         ip(&format!("-n {space} link set lan0 up"));
+        // Until the bridge forwards (state 3), what a host says first is lost.
+        let forwards = || run(lan, &format!("cat /sys/class/net/{port}/brport/state")).1.trim() == "3";
+        for _ in 0..100 {
+            if forwards() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         Host { space }
     }
 
