@@ -10,8 +10,8 @@ use crate::stdx::time::Timestamp;
 use super::event::{Directive, Line, Reporter, StepProgress};
 use super::facts::Facts;
 use super::host::{
-    Applied, AppliedTree, Capture, Captured, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host,
-    HostError, Place, Root, Watch, WipeMethod, Wiped,
+    Applied, AppliedTree, Capture, Captured, Command, Disk, Exit, FileContent, FoundFile, Grown, Hardware,
+    HardwareTest, Host, HostError, Place, Root, Watch, WipeMethod, Wiped,
 };
 use super::journal::{Entry, JournalError, JournalStore, RunResult};
 use super::layout::{Content, Found, Layout, NewTable, Target};
@@ -439,10 +439,10 @@ impl Host for Machine<'_, '_> {
         Ok(())
     }
 
-    fn read(&mut self, root: Root, path: &str) -> Result<Option<FileContent>, HostError> {
+    fn read(&mut self, root: Root, path: &str) -> Result<Option<FoundFile>, HostError> {
         assert!(root == Root::Target || self.place == Place::InstalledSystem, "only the target is modelled");
         let world = self.world.borrow();
-        Ok(world.disk.files.get(path).map(|(bytes, mode)| FileContent { bytes: bytes.clone(), mode: *mode }))
+        Ok(world.disk.files.get(path).map(|(bytes, mode)| FoundFile { bytes: bytes.clone(), mode: Some(*mode) }))
     }
 
     fn write(&mut self, _: Root, path: &str, content: &FileContent) -> Result<(), HostError> {

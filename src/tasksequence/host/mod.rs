@@ -105,6 +105,21 @@ pub struct FileContent {
     pub mode: u32,
 }
 
+/// A file as it was read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundFile {
+    pub bytes: Vec<u8>,
+    /// Permission bits. `None`: its file system keeps none, as FAT does.
+    pub mode: Option<u32>,
+}
+
+impl FoundFile {
+    /// Whether this is what was, or is to be, written, as far as its file system can hold that.
+    pub fn is(&self, wanted: &FileContent) -> bool {
+        self.bytes == wanted.bytes && self.mode.is_none_or(|mode| mode == wanted.mode)
+    }
+}
+
 /// A program with its arguments. Never a string for a shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
@@ -309,7 +324,7 @@ pub trait Host {
     fn release_target(&mut self) -> Result<(), HostError>;
 
     /// `None`: there is no such file. Symbolic links never lead out of the root.
-    fn read(&mut self, root: Root, path: &str) -> Result<Option<FileContent>, HostError>;
+    fn read(&mut self, root: Root, path: &str) -> Result<Option<FoundFile>, HostError>;
     /// Writes a whole file, durably, making the folders above it.
     fn write(&mut self, root: Root, path: &str, content: &FileContent) -> Result<(), HostError>;
     /// Removes a file, or a folder with all that is in it. False: it was not there.

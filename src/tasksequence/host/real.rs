@@ -31,8 +31,8 @@ use crate::tasksequence::link::{ImageGrant, RunId, RunOrder};
 use crate::tasksequence::model::{ItemId, Values};
 
 use super::{
-    Applied, AppliedTree, Capture, Captured, Command, Disk, Exit, FileContent, Grown, Hardware, HardwareTest, Host,
-    HostError, Place, Root, Watch, WipeMethod, Wiped, partition, process, root, trial, wipe,
+    Applied, AppliedTree, Capture, Captured, Command, Disk, Exit, FileContent, FoundFile, Grown, Hardware,
+    HardwareTest, Host, HostError, Place, Root, Watch, WipeMethod, Wiped, partition, process, root, trial, wipe,
 };
 
 /// Where the system that is being installed is mounted.
@@ -327,7 +327,7 @@ impl<S: Surroundings> Host for Real<S> {
         self.close_target()
     }
 
-    fn read(&mut self, of: Root, path: &str) -> Result<Option<FileContent>, HostError> {
+    fn read(&mut self, of: Root, path: &str) -> Result<Option<FoundFile>, HostError> {
         root::read(self.folder(of)?, path).map_err(|error| HostError::new(format!("read {path}: {error}")))
     }
 

@@ -5,12 +5,16 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::sys::statfs::{self, FsType};
+
 use crate::stdx::file::write_whole_private;
 
-use super::FileContent;
+use super::{FileContent, FoundFile};
 
 /// As many as Linux follows in one path.
 const LINKS_MAX: u32 = 40;
+/// `EXFAT_SUPER_MAGIC` of linux/magic.h.
+const EXFAT_SUPER_MAGIC: FsType = FsType(0x2011_bab0);
 /// Largest file that a step reads.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -53,7 +57,7 @@ pub fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
 }
 
 /// `None` when there is no such file.
-pub fn read(root: &Path, path: &str) -> io::Result<Option<FileContent>> {
+pub fn read(root: &Path, path: &str) -> io::Result<Option<FoundFile>> {
     let real = resolve(root, path)?;
     let found = match fs::metadata(&real) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -61,14 +65,21 @@ pub fn read(root: &Path, path: &str) -> io::Result<Option<FileContent>> {
         }
         other => other?,
     };
+    let mode = keeps_modes(&real)?.then(|| found.permissions().mode() & 0o7777);
     if !found.is_file() {
         // It is there, which is all that can be asked of a folder or a device.
-        return Ok(Some(FileContent { bytes: Vec::new(), mode: found.permissions().mode() & 0o7777 }));
+        return Ok(Some(FoundFile { bytes: Vec::new(), mode }));
     }
     if found.len() > FILE_BYTES_MAX {
         return Err(io::Error::other(format!("{path} has {} bytes, at most {FILE_BYTES_MAX} are read", found.len())));
     }
-    Ok(Some(FileContent { bytes: fs::read(&real)?, mode: found.permissions().mode() & 0o7777 }))
+    Ok(Some(FoundFile { bytes: fs::read(&real)?, mode }))
+}
+
+/// FAT and exFAT show the same permission bits for every file, whatever was set.
+fn keeps_modes(path: &Path) -> io::Result<bool> {
+    let kind = statfs::statfs(path)?.filesystem_type();
+    Ok(![statfs::MSDOS_SUPER_MAGIC, EXFAT_SUPER_MAGIC].contains(&kind))
 }
 
 /// Writes the file whole, for root alone at first and with its mode once all of it is there.
@@ -138,7 +149,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let content = FileContent { bytes: b"x".to_vec(), mode: 0o640 };
         write(folder.path(), "/a/b/c", &content).unwrap();
-        assert_eq!(read(folder.path(), "/a/b/c").unwrap(), Some(content));
+        assert!(read(folder.path(), "/a/b/c").unwrap().unwrap().is(&content));
         assert_eq!(read(folder.path(), "/a/b/d").unwrap(), None);
         assert_eq!(read(folder.path(), "/a/b/c/d").unwrap(), None);
         symlink("/a", folder.path().join("link")).unwrap();

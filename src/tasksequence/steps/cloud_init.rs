@@ -55,7 +55,7 @@ impl Work for CloudInit {
 
     fn check(&self, on: &mut On) -> Result<Check, StepError> {
         for (path, wanted) in self.files(on.order.run.as_str()) {
-            if on.host.read(Root::Target, &path)? != Some(wanted) {
+            if on.host.read(Root::Target, &path)?.is_none_or(|there| !there.is(&wanted)) {
                 return Ok(Check::Needed);
             }
         }

@@ -97,7 +97,8 @@ impl CreateUser {
     }
 
     fn keys_are_there(&self, on: &mut On, account: &Account) -> Result<bool, StepError> {
-        Ok(self.ssh_keys.is_empty() || on.host.read(Root::Target, &keys_path(account))? == Some(self.keys()))
+        let there = on.host.read(Root::Target, &keys_path(account))?;
+        Ok(self.ssh_keys.is_empty() || there.is_some_and(|there| there.is(&self.keys())))
     }
 }
 

@@ -48,7 +48,7 @@ impl SetHostname {
     fn files(&self, on: &mut On) -> Result<Vec<(&'static str, FileContent)>, StepError> {
         let hosts = on.host.read(Root::Target, HOSTS)?;
         let (text, mode) = match hosts {
-            Some(content) => (String::from_utf8_lossy(&content.bytes).into_owned(), content.mode),
+            Some(content) => (String::from_utf8_lossy(&content.bytes).into_owned(), content.mode.unwrap_or(0o644)),
             None => ("127.0.0.1\tlocalhost\n::1\tlocalhost\n".to_owned(), 0o644),
         };
         let name = FileContent { bytes: format!("{}\n", self.hostname).into_bytes(), mode: 0o644 };
@@ -65,7 +65,7 @@ impl Work for SetHostname {
     fn check(&self, on: &mut On) -> Result<Check, StepError> {
         self.valid()?;
         for (path, wanted) in self.files(on)? {
-            if on.host.read(Root::Target, path)?.as_ref() != Some(&wanted) {
+            if on.host.read(Root::Target, path)?.is_none_or(|there| !there.is(&wanted)) {
                 return Ok(Check::Needed);
             }
         }

@@ -165,7 +165,8 @@ impl Work for SetNetwork {
 
     fn check(&self, on: &mut On) -> Result<Check, StepError> {
         let (path, wanted) = self.file(on.order.machine.mac.as_deref())?;
-        Ok(if on.host.read(Root::Target, &path)? == Some(wanted) { Check::Holds } else { Check::Needed })
+        let there = on.host.read(Root::Target, &path)?;
+        Ok(if there.is_some_and(|there| there.is(&wanted)) { Check::Holds } else { Check::Needed })
     }
 
     fn apply(&self, on: &mut On) -> Result<Done, StepError> {
@@ -176,7 +177,7 @@ impl Work for SetNetwork {
 
     fn verify(&self, on: &mut On, done: &mut Done) -> Result<(), StepError> {
         let (path, wanted) = self.file(on.order.machine.mac.as_deref())?;
-        if on.host.read(Root::Target, &path)? != Some(wanted) {
+        if on.host.read(Root::Target, &path)?.is_none_or(|there| !there.is(&wanted)) {
             return Err(StepError::new(format!("{path} reads back otherwise than it was written")));
         }
         done.evidence("file", path);

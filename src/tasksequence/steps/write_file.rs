@@ -57,8 +57,8 @@ impl Work for WriteFile {
     }
 
     fn check(&self, on: &mut On) -> Result<Check, StepError> {
-        let there = on.host.read(Root::Target, &self.path)?;
-        Ok(if there == Some(self.wanted()?) { Check::Holds } else { Check::Needed })
+        let (there, wanted) = (on.host.read(Root::Target, &self.path)?, self.wanted()?);
+        Ok(if there.is_some_and(|there| there.is(&wanted)) { Check::Holds } else { Check::Needed })
     }
 
     fn apply(&self, on: &mut On) -> Result<Done, StepError> {
@@ -69,7 +69,7 @@ impl Work for WriteFile {
     fn verify(&self, on: &mut On, done: &mut Done) -> Result<(), StepError> {
         let read = on.host.read(Root::Target, &self.path)?;
         let read = read.ok_or_else(|| StepError::new(format!("{} is not there after it was written", self.path)))?;
-        if read != self.wanted()? {
+        if !read.is(&self.wanted()?) {
             return Err(StepError::new(format!("{} reads back otherwise than it was written", self.path)));
         }
         done.evidence("path", self.path.as_str());
