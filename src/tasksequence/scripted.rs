@@ -156,17 +156,21 @@ pub(super) fn order(sequence: &Sequence) -> RunOrder {
         sequence: sequence.clone(),
         version: sequence.version(),
         variables: BTreeMap::new(),
-        images: vec![ImageGrant {
-            reference: "debian-lab".into(),
-            name: "debian-lab".into(),
-            version: "aa".repeat(32),
-            disk_bytes: 2 << 30,
-            used_bytes: 1 << 30,
-            tree: false,
-        }],
+        images: vec![grant("debian-lab", false), grant("debian-tree", true)],
         machine: facts(),
         debug: false,
         journal: Vec::new(),
+    }
+}
+
+fn grant(name: &str, tree: bool) -> ImageGrant {
+    ImageGrant {
+        reference: name.into(),
+        name: name.into(),
+        version: "aa".repeat(32),
+        disk_bytes: 2 << 30,
+        used_bytes: 1 << 30,
+        tree,
     }
 }
 
@@ -254,7 +258,7 @@ fn perform(disk: &mut ScriptedDisk, arguments: &[&str]) -> (i32, String) {
         }
         ["grub-install", "--target=i386-pc", ..] => disk.boot_code = "GRUB",
         ["grub-install", folder, ..] if folder.starts_with("--target=x86_64-efi") => {
-            append(files, "/boot/efi/EFI/BOOT/BOOTX64.EFI", "MZ");
+            files.insert("/boot/efi/EFI/BOOT/BOOTX64.EFI".into(), (b"MZ".to_vec(), 0o755));
         }
         ["grub-mkconfig", "-o", menu] => {
             let fstab = files.get("/etc/fstab").map(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned());
@@ -353,7 +357,7 @@ impl Host for Machine<'_, '_> {
     /// A file at a time, each of which a power cut may fall behind.
     fn apply_tree(&mut self, image: &ImageGrant, _: &Target, _: &mut dyn Watch) -> Result<AppliedTree, HostError> {
         let mut applied = AppliedTree::default();
-        for path in ["/usr/bin/apt-get", "/etc/debian_version"] {
+        for path in ["/usr/bin/apt-get", "/etc/debian_version", "/usr/sbin/grub-install"] {
             let mut world = self.world.borrow_mut();
             applied.files += 1;
             if world.disk.files.contains_key(path) {
