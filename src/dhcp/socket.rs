@@ -134,8 +134,6 @@ pub struct Sockets {
     arp: ArpSocket,
     /// A second handle of the same socket, by which the runtime knows when something has come in.
     arp_ready: UdpSocket,
-    /// The interface's hardware address, which probes name as their sender.
-    own: MacAddr,
 }
 
 /// Takes the ports of one interface. Must be called within a tokio runtime.
@@ -154,16 +152,8 @@ pub fn bind(settings: Settings) -> Result<Sockets, Error> {
         frames: FrameSocket::open().map_err(Error::Frame)?,
         arp,
         arp_ready: arp_ready.map_err(Error::Frame)?,
-        own: hardware_address(name),
         settings,
     })
-}
-
-fn hardware_address(interface: &str) -> MacAddr {
-    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let own = all.filter(|entry| entry.interface_name == interface);
-    let mut octets = own.filter_map(|entry| entry.address?.as_link_addr()?.addr());
-    MacAddr(octets.next().unwrap_or_default())
 }
 
 /// Bound to the device, so that packets of interfaces never mix, and to all addresses, so that broadcasts arrive.
@@ -380,12 +370,15 @@ impl Service {
 
     /// Asks who has the address; false where there is no asking now.
     fn probe(&self, address: Ipv4Addr) -> bool {
-        let Sockets { arp, own, .. } = &self.sockets;
+        let arp = &self.sockets.arp;
         if self.held.is_empty() {
             // What came in while nobody listened is old, and may have filled the buffer.
             while arp.receive().is_ok() {}
         }
-        self.held.len() < PROBES_MAX && arp.broadcast(&Arp::probe(*own, address)).is_ok()
+        let asked = |sent: io::Result<()>| {
+            sent.inspect_err(|error| tracing::warn!(%address, "the offer leaves unprobed: {error}")).is_ok()
+        };
+        self.held.len() < PROBES_MAX && asked(arp.probe(address))
     }
 
     /// Somebody said where an address is. When that is one that waits to be offered, and not the client itself, the

@@ -74,7 +74,8 @@ pub fn security(drive: &File) -> io::Result<Security> {
     Ok(parse_security(&data))
 }
 
-fn parse_security(data: &[u8]) -> Security {
+/// Words that the drive did not send count as zero.
+pub fn parse_security(data: &[u8]) -> Security {
     let (time, state) = (Fields(data).le16(89 * 2), Fields(data).le16(128 * 2));
     Security {
         supported: state & 1 != 0,
@@ -129,7 +130,8 @@ pub fn attributes(drive: &File) -> io::Result<Vec<Attribute>> {
     Ok(parse_attributes(&data))
 }
 
-fn parse_attributes(data: &[u8]) -> Vec<Attribute> {
+/// Empty for a page that is cut short.
+pub fn parse_attributes(data: &[u8]) -> Vec<Attribute> {
     let entries = data.get(2..362).unwrap_or_default().chunks_exact(12).filter(|entry| entry[0] != 0);
     // Identifier, flags (2), value, worst value, raw value (6, little-endian), reserved.
     let attribute = |entry: &[u8]| {

@@ -59,6 +59,25 @@ impl ArpSocket {
         if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(ArpSocket { socket, interface_index }) }
     }
 
+    /// Asks everybody on the interface who has `address`, without claiming anything.
+    pub fn probe(&self, address: Ipv4Addr) -> io::Result<()> {
+        self.broadcast(&Arp::probe(self.hardware_address()?, address))
+    }
+
+    /// The interface's address as it is now: a bridge's changes with its ports, a bond's with its links, and an answer to a
+    /// former one never arrives.
+    fn hardware_address(&self) -> io::Result<MacAddr> {
+        let mut own = link_address(ETHERTYPE_ARP, MacAddr([0; 6]), self.interface_index);
+        let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: both pointers are to live values, and the kernel writes no more than the length that it is told.
+        let told = unsafe { libc::getsockname(self.socket.as_raw_fd(), (&raw mut own).cast(), &raw mut len) };
+        match (told, own.sll_halen) {
+            (0, 6) => Ok(MacAddr(std::array::from_fn(|byte| own.sll_addr[byte]))),
+            (0, _) => Err(io::ErrorKind::AddrNotAvailable.into()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Sends to everybody on the interface.
     pub fn broadcast(&self, packet: &Arp) -> io::Result<()> {
         let address = link_address(ETHERTYPE_ARP, EVERYBODY, self.interface_index);

@@ -94,7 +94,7 @@ pub fn health(drive: &File) -> io::Result<Health> {
     read(drive, GET_LOG_PAGE, ALL_NAMESPACES, log_page(0x02, 512), 512).map(|page| parse_health(&page))
 }
 
-fn parse_sanitized(page: &[u8]) -> Sanitized {
+pub fn parse_sanitized(page: &[u8]) -> Sanitized {
     let page = Fields(page);
     match page.le16(2) & 7 {
         2 => Sanitized::Under(page.le16(0)),
@@ -103,7 +103,7 @@ fn parse_sanitized(page: &[u8]) -> Sanitized {
     }
 }
 
-fn parse_health(page: &[u8]) -> Health {
+pub fn parse_health(page: &[u8]) -> Health {
     let page = Fields(page);
     Health {
         warning: page.u8(0),

@@ -37,7 +37,7 @@ fn seeds(target: &str) -> Seeds {
         "qcow2" | "virtual-disks" | "partclone" => containers::seeds(target),
         "wim" | "wim-parts" | "xpress" | "lzx" | "lzms" => wims::seeds(target),
         "store" => stores::seeds(),
-        "dhcp" | "tftp" => packets::seeds(target),
+        "dhcp" | "tftp" | "devices" => packets::seeds(target),
         "link" | "texts" => texts::seeds(target),
         other => unreachable!("{other} has no seeds"),
     }

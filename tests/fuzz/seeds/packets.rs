@@ -1,14 +1,37 @@
 //! Packets as firmware, iPXE and DHCP servers send them.
 
+use std::net::Ipv4Addr;
+
 use remint::dhcp::packet::{MessageType, Operation, Packet, REPLY_BYTES_MAX, code};
+use remint::stdx::arp::{self, Arp};
+use remint::stdx::mac::MacAddr;
 
 use super::Seeds;
 
 pub fn seeds(target: &str) -> Seeds {
     match target {
         "dhcp" => [requests(), replies()].concat(),
+        "devices" => answers_of_devices(),
         _ => transfers(),
     }
+}
+
+/// An ARP probe and its answer, a page of an ATA drive, one of an NVMe drive.
+fn answers_of_devices() -> Seeds {
+    let (own, other) = (MacAddr(MAC), MacAddr([2, 0, 0, 0, 0, 1]));
+    let address = Ipv4Addr::new(10, 0, 0, 9);
+    let probe = Arp::probe(own, address);
+    let answer =
+        Arp { operation: arp::Operation::Reply, sender_mac: other, sender: address, target_mac: own, target: probe.sender };
+    let mut ata = vec![0; 512];
+    ata[2..14].copy_from_slice(&[5, 0x33, 0, 100, 100, 7, 0, 0, 0, 0, 0, 0]);
+    (ata[89 * 2], ata[128 * 2]) = (60, 0x29);
+    let mut nvme = vec![0; 512];
+    nvme[..6].copy_from_slice(&[0, 0x3B, 1, 100, 10, 7]);
+    [("probe", 0, probe.emit().to_vec()), ("answer", 0, answer.emit().to_vec()), ("ata", 1, ata), ("nvme", 2, nvme)]
+        .into_iter()
+        .flat_map(|(name, which, bytes)| super::behind(which, vec![(name.to_owned(), bytes)]))
+        .collect()
 }
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0xAA, 0, 1];

@@ -4,6 +4,7 @@
 //! A target fails by panicking: the parser did, or what it said about the input contradicts itself.
 
 pub(crate) mod containers;
+mod devices;
 mod disks;
 mod documents;
 #[cfg(feature = "agent")]
@@ -56,6 +57,7 @@ pub(crate) const TARGETS: &[Target] = &[
     bytes("dhcp", network::dhcp),
     bytes("tftp", network::tftp),
     bytes("link", network::link),
+    bytes("devices", devices::devices),
     bytes("texts", documents::texts),
 ];
 
