@@ -1,7 +1,7 @@
 //! The sockets of DHCP and the loop that reads them: no decision is made here.
 //!
 //! [`bind`] takes the ports, so that a port that is already taken is known before anything is served and before
-//! privileges are dropped; [`Sockets::serve`] runs until it is told to stop. Leases of requests that come in within a few
+//! privileges are dropped; [`Sockets::serve`] runs until it is told to stop. Leases of requests that come in within some
 //! milliseconds go to disk in one transaction, while others are answered; then their acknowledgements leave.
 
 use std::collections::{HashSet, VecDeque};
@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -25,17 +26,23 @@ use crate::dhcp::request::{Request, Wish};
 use crate::dhcp::scope::Scope;
 use crate::dhcp::server::{Notice, OtherServer, Outcome, Server};
 use crate::stdx::arp::Arp;
-use crate::stdx::datagram;
+use crate::stdx::datagram::{self, Batch};
 use crate::stdx::frame::{ArpSocket, FrameSocket, udp_datagram};
 use crate::stdx::hint::Hint;
 use crate::stdx::mac::MacAddr;
 use crate::stdx::time::Clock;
 
 /// Requests that are read before any is answered.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = 64;
+/// Requests to the boot server's port come one at a time.
+const BOOT_SERVER_BATCH_MAX: usize = 4;
+/// When requests follow each other this fast, as in the morning of a lab, some are let come together before they are read.
+const BUSY_WITHIN: Duration = Duration::from_millis(5);
+/// How long those wait: less than any client notices, and it spares a wake-up for each.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// How long the first lease waits for others before all are written: a write costs the disk a round trip however many
 /// leases are in it, and a client does not notice.
-const GATHER_WAIT: Duration = Duration::from_millis(4);
+const GATHER_WAIT: Duration = Duration::from_millis(10);
 /// Leases that wait for the disk at most; whoever asks beyond that is not answered and asks again.
 const WAITING_MAX: usize = 4096;
 /// Receive buffer of the server port: a thousand requests that come in while a batch is written.
@@ -192,7 +199,10 @@ impl Sockets {
             quiet_until: None,
             waiting: Waiting::default(),
             write: None,
+            pace: Pace::default(),
         };
+        let mut requests = Batch::new(BATCH_MAX, PACKET_BYTES_MAX);
+        let mut boot_requests = Batch::new(BOOT_SERVER_BATCH_MAX, PACKET_BYTES_MAX);
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -207,9 +217,11 @@ impl Sockets {
                 () = until(service.waiting.due), if service.write.is_none() && service.waiting.due.is_some() => {
                     service.begin_write();
                 }
-                batch = receive(&service.sockets.server) => {
+                received = receive(&service.sockets.server, &mut requests, service.pace.resume) => {
                     let port = service.sockets.settings.ports.server;
-                    service.answer(batch.map_err(|source| Error::Receive { port, source })?).await;
+                    received.map_err(|source| Error::Receive { port, source })?;
+                    service.pace.received(Instant::now());
+                    service.answer(&requests).await;
                 }
                 answered = probe_answer(&service.sockets), if !service.held.is_empty() => {
                     service.probe_answered(answered).await;
@@ -217,36 +229,40 @@ impl Sockets {
                 () = until(service.held.front().map(|held| held.due)), if !service.held.is_empty() => {
                     service.send_held().await;
                 }
-                batch = receive(&service.sockets.boot_server) => {
+                received = receive(&service.sockets.boot_server, &mut boot_requests, None) => {
                     let port = service.sockets.settings.ports.boot_server;
-                    service.answer_boot_server(batch.map_err(|source| Error::Receive { port, source })?).await;
+                    received.map_err(|source| Error::Receive { port, source })?;
+                    service.answer_boot_server(&boot_requests).await;
                 }
             }
         }
     }
 }
 
-type Datagram = (Vec<u8>, SocketAddrV4);
-
-/// Waits for a datagram and takes those that have come in with it.
-async fn receive(socket: &UdpSocket) -> io::Result<Vec<Datagram>> {
-    let mut buffer = [0; PACKET_BYTES_MAX];
+/// Waits for datagrams, not before `resume`, and takes those that have come in.
+async fn receive(socket: &UdpSocket, batch: &mut Batch, resume: Option<Instant>) -> io::Result<()> {
+    until(resume).await;
     loop {
-        socket.readable().await?;
-        let mut batch = Vec::new();
-        while batch.len() < BATCH_MAX {
-            match socket.try_recv_from(&mut buffer) {
-                Ok((len, SocketAddr::V4(from))) => batch.push((buffer[..len].to_vec(), from)),
-                Ok(_) => {}
-                // What a datagram of ours met earlier (a port that nobody listens on) comes back here.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
+        match socket.async_io(Interest::READABLE, || batch.receive(socket.as_fd())).await {
+            // What a datagram of ours met earlier (a port that nobody listens on) comes back here.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            received => return received,
         }
-        if !batch.is_empty() {
-            return Ok(batch);
-        }
+    }
+}
+
+/// When the server port is looked at next.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    resume: Option<Instant>,
+}
+
+impl Pace {
+    fn received(&mut self, now: Instant) {
+        let busy = self.last.is_some_and(|last| now - last < BUSY_WITHIN);
+        self.resume = busy.then(|| now + BUSY_WAIT);
+        self.last = Some(now);
     }
 }
 
@@ -258,7 +274,7 @@ async fn until(due: Option<Instant>) {
 
 /// The next ARP packet; one that came in before a probe went out answers none.
 async fn probe_answer(sockets: &Sockets) -> Option<Arp> {
-    sockets.arp_ready.async_io(tokio::io::Interest::READABLE, || sockets.arp.receive()).await.ok()
+    sockets.arp_ready.async_io(Interest::READABLE, || sockets.arp.receive()).await.ok()
 }
 
 /// Leases on their way to the disk, and what is sent when they are there.
@@ -323,17 +339,15 @@ struct Service {
     waiting: Waiting,
     /// Present while leases are being written.
     write: Option<Write>,
+    pace: Pace,
 }
 
 impl Service {
     /// Port 67: decides for each request. What needs nothing on disk leaves at once.
-    async fn answer(&mut self, batch: Vec<Datagram>) {
-        for (bytes, from) in batch {
-            let Some(request) = read(&bytes, from) else { continue };
-            if let Some(reply) = self.decide(request) {
-                self.send(&reply).await;
-            }
-        }
+    async fn answer(&mut self, requests: &Batch) {
+        let requests = requests.iter().filter_map(|(bytes, from)| read(bytes, from));
+        let replies = requests.filter_map(|request| self.decide(request)).collect();
+        self.send(replies).await;
     }
 
     /// The reply that may leave now. One that needs its lease on disk waits for that, an offer of an address that is
@@ -394,29 +408,27 @@ impl Service {
         self.boot.noticed(&held.request, &notice);
         self.report(notice);
         self.waiting.push(resting, None);
-        if let Some(reply) = self.decide(held.request) {
-            self.send(&reply).await;
-        }
+        let reply = self.decide(held.request);
+        self.send(Vec::from_iter(reply)).await;
     }
 
     async fn send_held(&mut self) {
         let now = Instant::now();
-        while let Some(held) = self.held.pop_front_if(|held| held.due <= now) {
-            self.send(&held.reply).await;
-        }
+        let due = std::iter::from_fn(|| self.held.pop_front_if(|held| held.due <= now));
+        let replies = due.map(|held| held.reply).collect();
+        self.send(replies).await;
     }
 
-    async fn answer_boot_server(&mut self, batch: Vec<Datagram>) {
-        for (bytes, from) in batch {
-            let Some(request) = read(&bytes, from) else { continue };
+    async fn answer_boot_server(&mut self, requests: &Batch) {
+        let mut replies = Vec::new();
+        for (bytes, from) in requests.iter() {
+            let Some(request) = read(bytes, from) else { continue };
             let interface = &self.sockets.interface;
-            if let Some(reply) = proxy::handle_boot_server(interface, &request, &*self.boot) {
-                let bytes = reply.packet.emit(reply.bytes_max);
-                let to = if reply.to == Destination::Broadcast { self.client(Ipv4Addr::BROADCAST) } else { from };
-                let sent = self.transmit(&self.sockets.boot_server, &bytes, to).await;
-                log_sent(Role::BootServer, &reply, to, sent);
-            }
+            let Some(reply) = proxy::handle_boot_server(interface, &request, &*self.boot) else { continue };
+            let to = if reply.to == Destination::Broadcast { self.client(Ipv4Addr::BROADCAST) } else { from };
+            replies.push((reply, to));
         }
+        self.transmit(Role::BootServer, &self.sockets.boot_server, replies).await;
     }
 
     fn begin_write(&mut self) {
@@ -430,9 +442,7 @@ impl Service {
     async fn written(&mut self, on_disk: bool) {
         let Some(write) = self.write.take() else { return };
         if on_disk {
-            for reply in write.replies {
-                self.send(&reply).await;
-            }
+            self.send(write.replies).await;
         }
     }
 
@@ -447,28 +457,49 @@ impl Service {
         }
     }
 
-    async fn send(&self, reply: &Reply) {
-        let bytes = reply.packet.emit(reply.bytes_max);
-        let to = match reply.to {
-            Destination::Relay(relay) => SocketAddrV4::new(relay, self.sockets.settings.ports.server),
-            Destination::Client(client) => self.client(client),
-            Destination::Broadcast => self.client(Ipv4Addr::BROADCAST),
-            Destination::Frame { mac, address } => {
-                let from = SocketAddrV4::new(self.sockets.interface.address, self.sockets.settings.ports.server);
-                let frame = udp_datagram(from, self.client(address), &bytes);
-                match self.sockets.frames.send(&frame, mac, self.sockets.interface_index) {
-                    Ok(()) => return log_sent(Role::Server, reply, self.client(address), Ok(())),
-                    Err(_) => self.client(Ipv4Addr::BROADCAST),
-                }
-            }
-        };
-        log_sent(Role::Server, reply, to, self.transmit(&self.sockets.server, &bytes, to).await);
+    /// By frames to clients that have no address yet, to all others by UDP.
+    async fn send(&self, replies: Vec<Reply>) {
+        let by_udp = replies.into_iter().filter_map(|reply| {
+            let to = match reply.to {
+                Destination::Relay(relay) => SocketAddrV4::new(relay, self.sockets.settings.ports.server),
+                Destination::Client(client) => self.client(client),
+                Destination::Frame { mac, address } if self.send_frame(&reply, mac, address) => return None,
+                Destination::Frame { .. } | Destination::Broadcast => self.client(Ipv4Addr::BROADCAST),
+            };
+            Some((reply, to))
+        });
+        let by_udp = by_udp.collect();
+        self.transmit(Role::Server, &self.sockets.server, by_udp).await;
     }
 
-    async fn transmit(&self, socket: &UdpSocket, bytes: &[u8], to: SocketAddrV4) -> io::Result<()> {
+    fn send_frame(&self, reply: &Reply, mac: MacAddr, address: Ipv4Addr) -> bool {
+        let from = SocketAddrV4::new(self.sockets.interface.address, self.sockets.settings.ports.server);
+        let frame = udp_datagram(from, self.client(address), &reply.packet.emit(reply.bytes_max));
+        let sent = self.sockets.frames.send(&frame, mac, self.sockets.interface_index).is_ok();
+        if sent {
+            log_sent(Role::Server, reply, self.client(address), None);
+        }
+        sent
+    }
+
+    /// One that cannot be sent does not keep those behind it.
+    async fn transmit(&self, role: Role, socket: &UdpSocket, replies: Vec<(Reply, SocketAddrV4)>) {
         let Sockets { interface, interface_index, .. } = &self.sockets;
-        let send = || datagram::send_from(socket.as_fd(), bytes, to, interface.address, *interface_index);
-        socket.async_io(tokio::io::Interest::WRITABLE, send).await.map(|_| ())
+        let datagrams = replies.iter().map(|(reply, to)| (reply.packet.emit(reply.bytes_max), *to));
+        let datagrams: Vec<(Vec<u8>, SocketAddrV4)> = datagrams.collect();
+        let mut left = 0..datagrams.len();
+        while !left.is_empty() {
+            let unsent = &datagrams[left.clone()];
+            let send = || datagram::send_many(socket.as_fd(), unsent, interface.address, *interface_index);
+            let (passed, outcome) = match socket.async_io(Interest::WRITABLE, send).await {
+                Ok(taken) => (taken.max(1), None),
+                Err(error) => (1, Some(error)),
+            };
+            for (reply, to) in &replies[left.start..left.start + passed] {
+                log_sent(role, reply, *to, outcome.as_ref());
+            }
+            left.start += passed;
+        }
     }
 
     fn client(&self, address: Ipv4Addr) -> SocketAddrV4 {
@@ -499,12 +530,12 @@ fn read(bytes: &[u8], from: SocketAddrV4) -> Option<Request> {
     Request::try_from(packet).map_err(|error| tracing::debug!(%from, "request ignored: {error}")).ok()
 }
 
-fn log_sent(role: Role, reply: &Reply, to: SocketAddrV4, sent: io::Result<()>) {
+fn log_sent(role: Role, reply: &Reply, to: SocketAddrV4, error: Option<&io::Error>) {
     let packet = &reply.packet;
     let file = String::from_utf8_lossy(&packet.file);
     let kind = packet.message_type();
-    match sent {
-        Ok(()) => tracing::debug!(?role, ?kind, %to, address = %packet.yiaddr, %file, "replied"),
-        Err(error) => tracing::warn!(?role, ?kind, %to, "the reply could not be sent: {error}"),
+    match error {
+        None => tracing::debug!(?role, ?kind, %to, address = %packet.yiaddr, %file, "replied"),
+        Some(error) => tracing::warn!(?role, ?kind, %to, "the reply could not be sent: {error}"),
     }
 }
