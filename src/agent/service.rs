@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::reboot::{RebootMode, reboot};
 
@@ -31,6 +31,8 @@ use crate::tasksequence::run::{Outcome, Then, drive};
 
 /// How often the loop looks whether something is due or it is told to stop.
 const TICK: Duration = Duration::from_secs(1);
+/// systemd ends every process well before this; a system that hangs is restarted without it then.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 /// How long the end of a run is told before the agent goes on with other work; the journal is kept until it is known.
 const FAREWELL: Duration = Duration::from_secs(300);
 
@@ -52,7 +54,7 @@ pub enum ServiceError {
 pub fn main(path: &Path, stop: &AtomicBool, say: &(dyn Fn(&str) + Sync)) -> Result<(), ServiceError> {
     let folder = Folder::open(path)?;
     let identity = folder.identity()?.ok_or_else(|| not_enrolled(path))?;
-    let mut agent = Agent { client: client(&identity)?, identity, spool: Spool::open(&folder)?, folder, say };
+    let mut agent = Agent { client: client(&identity)?, identity, spool: Spool::open(&folder)?, folder, stop, say };
     say(&format!("remint-agent {} of {}", env!("CARGO_PKG_VERSION"), agent.identity.name));
     agent.go_on()?;
     let mut schedule = agent.schedule();
@@ -110,6 +112,7 @@ struct Agent<'a> {
     identity: Identity,
     folder: Folder,
     spool: Spool,
+    stop: &'a AtomicBool,
     say: &'a (dyn Fn(&str) + Sync),
 }
 
@@ -206,7 +209,7 @@ impl Agent<'_> {
             self.carry_out(*order)?;
         } else if let Some(place) = reply.restart {
             (self.say)(&format!("a run is due that begins in the {}: restarting", place.words()));
-            restart();
+            self.end("reboot", RebootMode::RB_AUTOBOOT);
         }
         Ok(None)
     }
@@ -241,13 +244,13 @@ impl Agent<'_> {
                 self.folder.remove_run()?;
                 if then == Then::PowerOff {
                     (self.say)("switching the machine off");
-                    end("poweroff", RebootMode::RB_POWER_OFF);
+                    self.end("poweroff", RebootMode::RB_POWER_OFF);
                 }
             }
             Outcome::Restart(place) => {
                 reports.finish(Some(place), FAREWELL);
                 (self.say)("restarting");
-                restart();
+                self.end("reboot", RebootMode::RB_AUTOBOOT);
             }
             Outcome::Lost(error) => return Err(error.into()),
         }
@@ -321,23 +324,23 @@ impl Agent<'_> {
         (self.say)("the certificate was renewed");
         Ok(Some(renewed.renew_in_seconds).filter(|seconds| *seconds > 0))
     }
-}
-
-fn restart() -> ! {
-    end("reboot", RebootMode::RB_AUTOBOOT)
-}
-
-/// Asks systemd to do it in order; where there is none, syncs and does it.
-fn end(word: &str, mode: RebootMode) -> ! {
-    let ordered =
-        crate::software::host::run(&["systemctl".to_owned(), word.to_owned()], Path::new("/"), Duration::from_secs(30));
-    if ordered.is_ok_and(|ended| ended.code == 0) {
-        // systemd ends this process; if it has not by then, the restart below does.
-        thread::sleep(Duration::from_secs(120));
-    }
-    nix::unistd::sync();
-    let _ = reboot(mode);
-    loop {
-        thread::park();
+    /// Asks systemd to end the system in order, and ends when it is told to; where there is no systemd, syncs and does it.
+    fn end(&self, word: &str, mode: RebootMode) -> ! {
+        let command = ["systemctl".to_owned(), word.to_owned()];
+        let ordered = crate::software::host::run(&command, Path::new("/"), Duration::from_secs(30));
+        if ordered.is_ok_and(|ended| ended.code == 0) {
+            let begun = Instant::now();
+            while begun.elapsed() < SHUTDOWN_LIMIT {
+                if self.stop.load(Relaxed) {
+                    std::process::exit(0);
+                }
+                thread::sleep(TICK);
+            }
+        }
+        nix::unistd::sync();
+        let _ = reboot(mode);
+        loop {
+            thread::park();
+        }
     }
 }

@@ -192,9 +192,7 @@ fn arguments(spec: &MachineSpec, place: usize, accelerator: Accelerator) -> Vec<
     add(&["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", tap(place))]);
     add(&["-device", &network_card(spec, place)]);
     add(&["-drive", "if=none,id=disk,file=disk.raw,format=raw,cache.no-flush=on,discard=unmap"]);
-    for device in disk(spec.disk) {
-        add(&["-device", device]);
-    }
+    add(&["-device", &disk(spec.disk, place)]);
     list
 }
 
@@ -211,12 +209,14 @@ fn network_card(spec: &MachineSpec, place: usize) -> String {
     }
 }
 
-fn disk(bus: DiskBus) -> &'static [&'static str] {
-    match bus {
-        DiskBus::Virtio => &["virtio-blk-pci,drive=disk,bootindex=2,serial=LABDISK1"],
-        DiskBus::Nvme => &["nvme,drive=disk,bootindex=2,serial=LABDISK1"],
-        DiskBus::Ahci => &["ide-hd,bus=ide.0,drive=disk,bootindex=2,serial=LABDISK1"],
-    }
+/// Each machine's disk has a serial number of its own: two that share one would be taken for one machine.
+fn disk(bus: DiskBus, place: usize) -> String {
+    let device = match bus {
+        DiskBus::Virtio => "virtio-blk-pci",
+        DiskBus::Nvme => "nvme",
+        DiskBus::Ahci => "ide-hd,bus=ide.0",
+    };
+    format!("{device},drive=disk,bootindex=2,serial=LABDISK{}", place + 1)
 }
 
 /// Starts a machine without network directly from a kernel and waits for `words`: the quickest proof that they fit together.

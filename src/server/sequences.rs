@@ -115,7 +115,6 @@ fn facts(fleet: &Fleet, inventory: &Inventory, machine: &Machine) -> Facts {
         processors: hardware.processor.threads,
         virtual_machine: hardware.is_virtual(),
         disks: hardware.disks.into_iter().map(disk).collect(),
-        ..Facts::default()
     }
 }
 

@@ -20,7 +20,6 @@ pub struct Facts {
     pub memory_bytes: u64,
     pub processors: u32,
     pub virtual_machine: bool,
-    pub tags: Vec<String>,
     pub collections: Vec<String>,
     pub disks: Vec<Disk>,
 }
@@ -39,7 +38,6 @@ pub const FACTS: &[(&str, &str)] = &[
     ("memory_bytes", "bytes of memory"),
     ("processors", "logical processors"),
     ("virtual_machine", "true in a virtual machine"),
-    ("tags", "list of the machine's tags"),
     ("collections", "list of names of the collections that it is in"),
     ("disks", "list of disks, each with `path`, `bytes`, `serial`, `model`, `rotational`, `removable`"),
 ];

@@ -10,10 +10,11 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::bench::{Bench, STEP_LIMIT, WHOLE_PATH_LIMIT, machine, remint};
+use crate::trees;
 
-pub(super) const TESTS: &[Test] = &[("a_returned_machine_is_wiped_and_tested_with_both_on_record", wipe_and_test)];
-
-pub(super) const BY_NAME: &[Test] = &[
+pub(super) const TESTS: &[Test] = &[
+    ("a_returned_machine_is_wiped_and_tested_with_both_on_record", wipe_and_test),
+    ("a_server_is_made_by_steps_with_the_address_and_the_account_that_a_person_gives", server_by_steps),
     ("a_disk_is_divided_and_formatted_and_found_again_after_a_restart", layout_by_steps),
     ("a_reference_image_is_built_captured_and_deployed_to_another_machine", capture_and_deploy),
 ];
@@ -123,6 +124,40 @@ fn blkid(disk: &Path, start: u64, bytes: u64) -> String {
     let mut command = std::process::Command::new("/sbin/blkid");
     command.args(["--probe", "--output", "export", "--offset", &start.to_string(), "--size", &bytes.to_string()]);
     String::from_utf8(command.arg(disk).output().unwrap().stdout).unwrap() + "\n"
+}
+
+fn server_by_steps(bench: &Bench) {
+    let spec = MachineSpec { disk_mib: 4096, ..machine(Firmware::Bios) };
+    let mut lab = bench.lab(Dhcp::Server, spec, |site| {
+        trees::make_wim(site);
+        let wim = site.join("debian.wim");
+        remint(site, &["image", "import", wim.to_str().unwrap(), "--name", "debian-tree"]);
+        std::fs::remove_file(wim).unwrap();
+        publish(site, "server.yaml", &[("gateway: 10.20.0.1", "gateway: 10.77.0.1"), ("10.20.0.{{", "10.77.0.5{{")]);
+        let rule = "[[enrolment.rule]]\nname = \"lab\"\nserials = [\"BENCH-1\"]\n";
+        std::fs::write(site.join("remint.toml"), rule).unwrap();
+    });
+    lab.power_on(0).unwrap();
+    let record = lab.wait_for_state(0, "approved", STEP_LIMIT).unwrap_or_else(|error| panic!("{error}"));
+    let name = record["name"].as_str().unwrap().to_owned();
+    let key = "admin_key=ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAz6mOQ2yMMgIcAMG0ZkZzUSxjfJ2g5LwMMuTAyEKNjO admin";
+    lab.appliance.ask(&["deploy", "start", "Server", "--machine", &name, "--set", key, "--yes", "1"]).unwrap();
+    let asked = |record: &Value| record["run"]["question"].is_string();
+    let record = lab.appliance.wait_for_machine("BENCH-1", "the question", STEP_LIMIT, asked).unwrap();
+    lab.appliance.ask(&["deploy", "answer", record["run"]["id"].as_str().unwrap(), "3"]).unwrap();
+    let record = lab.wait_for_state(0, "managed", WHOLE_PATH_LIMIT).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(record["run"]["state"], "succeeded", "{record}");
+    assert_eq!(step(&record, "install-packages")["state"], "skipped");
+    let console = lab.machines[0].console();
+    console.wait_for(Mark::default(), "srv-3 login:", STEP_LIMIT).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(record["address"], "10.77.0.53", "{record}");
+    lab.machines[0].shut_down(STEP_LIMIT).unwrap();
+    let root = Ext4::open(&lab.machines[0].disk(), "root").unwrap();
+    let read = |path: &str| root.read(path).unwrap().unwrap_or_else(|| panic!("{path} is not on the disk"));
+    assert!(read("/home/admin/.ssh/authorized_keys").ends_with("KNjO admin\n"));
+    assert_eq!(read("/etc/sudoers.d/admin"), "admin ALL=(ALL) NOPASSWD: ALL\n");
+    let fstab = read("/etc/fstab");
+    assert!(["/boot/efi", "/srv", "swap"].iter().all(|word| fstab.contains(word)), "{fstab}");
 }
 
 const MARKER: &[u8] = b"THE SECRETS OF WHOEVER HAD THIS MACHINE BEFORE";

@@ -19,7 +19,8 @@ const SEQUENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/from-
 const TO_WIM: &str = "mkdir \"$1/tree\" && tar -C \"$1/tree\" --numeric-owner -xf \"$1/tree.tar\" --exclude='./dev/*' \
                       && \"$2\" wim capture \"$1/tree\" \"$1/debian.wim\" && rm -rf \"$1/tree\"";
 
-fn make_wim(folder: &Path) {
+/// Makes `debian.wim` in the folder.
+pub(crate) fn make_wim(folder: &Path) {
     let built = Command::new(RECIPE).arg("--tree").arg(folder.join("tree.tar")).status();
     assert!(built.unwrap().success(), "the tree of Debian was not built");
     let shell = ["bash", "-c", TO_WIM, "bash"];
