@@ -431,9 +431,10 @@ fn rings_stop_where_they_must_and_go_on_after_the_appliance_was_killed() {
     assert_eq!(counts, Counts { succeeded: 900, failed: 100, ..Counts::default() });
 }
 
-/// Ends the run that is next in turn; every tenth fails. Which one it was.
+/// Ends the run that is next in turn, which the machine may have begun before the appliance was killed; every tenth fails.
+/// Which one it was.
 fn finish_next(sequences: &Sequences, deployment: &str, ids: &[MachineId]) -> Option<usize> {
-    let next = "SELECT COALESCE(min(position), -1) FROM run WHERE deployment = ?1 AND state = 'waiting'";
+    let next = "SELECT COALESCE(min(position), -1) FROM run WHERE deployment = ?1 AND state IN ('waiting', 'running')";
     let found: Result<i64, Error> = sequences.fleet.db.read(|c| Ok(c.query_row(next, [deployment], |row| row.get(0))?));
     let index = usize::try_from(found.unwrap()).ok()?;
     let result = if index % 10 == 9 { RunResult::Failed } else { RunResult::Succeeded };
@@ -457,7 +458,6 @@ fn process_that_is_killed() {
 }
 
 #[test]
-#[ignore = "its process ends too early now and then: run it by name"]
 fn a_killed_appliance_has_kept_all_that_it_acknowledged_and_the_rollout_goes_on() {
     use std::io::BufRead;
     let folder = tempfile::tempdir().unwrap();
