@@ -109,6 +109,7 @@ fn processor(root: &Path) -> Processor {
         processor.threads += 1;
         processor.model = processor.model.or_else(|| field("model name"));
         processor.vendor = processor.vendor.or_else(|| field("vendor_id").or_else(|| field("CPU implementer")));
+        processor.hypervisor |= field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor"));
         let socket = field("physical id").unwrap_or_default();
         cores.insert((socket.clone(), field("core id").unwrap_or(number)));
         sockets.insert(socket);
@@ -324,7 +325,7 @@ mod tests {
         write(root, "proc/meminfo", b"MemTotal:         476340 kB\nMemFree: 1 kB\n");
         let thread = |n: u32, core: u32| {
             format!(
-                "processor\t: {n}\nvendor_id\t: GenuineIntel\nmodel name\t: Q\nphysical id\t: 0\ncore id\t\t: {core}\n\n"
+                "processor\t: {n}\nvendor_id\t: GenuineIntel\nmodel name\t: Q\nphysical id\t: 0\ncore id\t\t: {core}\nflags\t\t: fpu hypervisor\n\n"
             )
         };
         write(root, "proc/cpuinfo", [thread(0, 0), thread(1, 0), thread(2, 1), thread(3, 1)].concat().as_bytes());
@@ -335,6 +336,7 @@ mod tests {
         assert_eq!(hardware.chassis.kind, Some(10));
         assert_eq!(hardware.memory.total_bytes, 476_340 << 10);
         assert_eq!((hardware.processor.sockets, hardware.processor.cores, hardware.processor.threads), (1, 2, 4));
+        assert!(hardware.is_virtual());
         assert_eq!((hardware.firmware.kind.as_str(), hardware.firmware.secure_boot), ("uefi", Some(true)));
         assert_eq!(hardware.identity().usable_uuid().unwrap(), "11111111-2222-3333-4444-55555555aaaa");
     }

@@ -52,14 +52,14 @@ impl Hardware {
         }
     }
 
-    /// Whether the makers' names are those that hypervisors give.
+    /// Whether a hypervisor shows itself, or the makers' names are those that hypervisors give.
     pub fn is_virtual(&self) -> bool {
         const MAKERS: [&str; 8] =
             ["qemu", "kvm", "vmware", "virtualbox", "innotek", "xen", "microsoft corporation virtual machine", "bochs"];
         let said = |text: &Option<String>| text.clone().unwrap_or_default().to_ascii_lowercase();
         let system = format!("{} {}", said(&self.system.manufacturer), said(&self.system.product));
         let bios = said(&self.firmware.vendor);
-        MAKERS.iter().any(|maker| system.contains(maker) || bios.contains(maker))
+        self.processor.hypervisor || MAKERS.iter().any(|maker| system.contains(maker) || bios.contains(maker))
     }
 }
 
@@ -119,6 +119,8 @@ pub struct Processor {
     pub sockets: u32,
     pub cores: u32,
     pub threads: u32,
+    /// A hypervisor says that it is there: CPUID leaf 1, bit 31 of ECX, which no real processor sets.
+    pub hypervisor: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
