@@ -324,15 +324,16 @@ impl Agent<'_> {
         (self.say)("the certificate was renewed");
         Ok(Some(renewed.renew_in_seconds).filter(|seconds| *seconds > 0))
     }
-    /// Asks systemd to end the system in order, and ends when it is told to; where there is no systemd, syncs and does it.
-    fn end(&self, word: &str, mode: RebootMode) -> ! {
+    /// Asks systemd to end the system in order, and returns when that ends this process; where there is no systemd, syncs
+    /// and does it.
+    fn end(&self, word: &str, mode: RebootMode) {
         let command = ["systemctl".to_owned(), word.to_owned()];
         let ordered = crate::software::host::run(&command, Path::new("/"), Duration::from_secs(30));
         if ordered.is_ok_and(|ended| ended.code == 0) {
             let begun = Instant::now();
             while begun.elapsed() < SHUTDOWN_LIMIT {
                 if self.stop.load(Relaxed) {
-                    std::process::exit(0);
+                    return;
                 }
                 thread::sleep(TICK);
             }
