@@ -17,6 +17,8 @@ use crate::stdx::time::{Clock, Timestamp};
 const MACHINES_MAX: usize = 1024;
 const BOOTS_MAX: usize = 8;
 const EVENTS_MAX: usize = 64;
+/// Addresses that are known to be a machine's: two for each on average, as firmware and iPXE may take different ones.
+const ADDRESSES_MAX: usize = 2 * MACHINES_MAX;
 /// Firmware that repeats its request within this time is still at the same boot.
 const SAME_BOOT_SECONDS: i64 = 90;
 /// Silence after which a boot that has not come to its end is taken to be stuck.
@@ -168,7 +170,7 @@ impl Recorder {
         let now = self.clock.now();
         let mut machines = self.machines();
         if machines.last(mac).is_some() {
-            machines.by_address.insert(address, mac);
+            machines.has_address(mac, address);
             machines.push(mac, now, Event::Address { server, address });
         }
     }
@@ -244,6 +246,16 @@ impl Machines {
         }
         let (uuid, firmware) = (client.uuid.clone(), client.firmware.to_string());
         boots.push_back(Record { mac, uuid, firmware, transport: client.transport, events: Vec::new() });
+    }
+
+    /// A machine that claims ever new addresses makes nobody else forgotten.
+    fn has_address(&mut self, mac: MacAddr, address: Ipv4Addr) {
+        if self.by_address.len() >= ADDRESSES_MAX {
+            self.by_address.retain(|_, known| *known != mac);
+        }
+        if self.by_address.len() < ADDRESSES_MAX {
+            self.by_address.insert(address, mac);
+        }
     }
 
     /// Repetitions of the last event are not written down again.

@@ -134,3 +134,14 @@ fn a_flood_of_addresses_leaves_a_bounded_memory() {
     }
     assert_eq!(bench.recorder.list(None).len(), MACHINES_MAX);
 }
+
+#[test]
+fn addresses_are_bounded_whatever_a_machine_claims() {
+    let bench = Bench::told("snponly.efi");
+    for number in 0..3 * ADDRESSES_MAX as u32 {
+        bench.recorder.took(MAC, OURS, Ipv4Addr::from_bits(0x0b00_0000 + number));
+    }
+    assert!(bench.recorder.machines().by_address.len() <= ADDRESSES_MAX);
+    bench.recorder.took(MAC, OURS, ADDRESS);
+    bench.file("snponly.efi", Ended::Unanswered).check(&["snponly.efi"]);
+}
