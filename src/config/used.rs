@@ -2,11 +2,14 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::menus::menus;
 use super::scopes::scopes;
 use super::written::{Boot, DhcpMode, Written};
 use crate::dhcp::scope::{Scope, SubnetError};
 use crate::fleet::enrolment::Policy;
 use crate::fleet::rule::Rule;
+use crate::pxe::menu::Menu;
+use crate::pxe::password::NotAHash;
 use crate::stdx::hint::Hint;
 
 /// A network interface with an IPv4 address, as the system has it.
@@ -33,6 +36,7 @@ pub struct Used {
     pub tftp_single_port: bool,
     pub dhcp: Dhcp,
     pub boot: Boot,
+    pub menus: Vec<Menu>,
     pub policy: Policy,
     pub rules: Vec<Rule>,
     pub certificate_seconds: u32,
@@ -61,6 +65,10 @@ pub enum Error {
     Subnet(#[source] SubnetError),
     #[error("a `[[boot.machine]]` has neither `mac` nor `model`, or both")]
     BootMachine,
+    #[error("read the boot menu: `{name}`: {why}")]
+    Menu { name: String, why: &'static str },
+    #[error("read the `password` of a `[[boot.menu]]`")]
+    MenuPassword(#[source] NotAHash),
 }
 
 impl Hint for Error {
@@ -78,6 +86,8 @@ impl Hint for Error {
             }
             Error::Range { .. } => "correct `range` under `[dhcp]` or `[[dhcp.subnet]]` in remint.toml".into(),
             Error::Subnet(_) => "correct `network` under `[[dhcp.subnet]]` in remint.toml".into(),
+            Error::Menu { .. } => "correct `[[boot.menu]]` or `[[boot.entry]]` in remint.toml".into(),
+            Error::MenuPassword(_) => "run `grub-mkpasswd-pbkdf2` and write down what it prints".into(),
             Error::BootMachine => "say which machines it is for, in one of the two ways".into(),
         })
     }
@@ -113,6 +123,7 @@ pub fn resolve(written: Written, interfaces: &[Interface]) -> Result<Used, Error
     if written.boot.machine.iter().any(|one| one.mac.is_some() == one.model.is_some()) {
         return Err(Error::BootMachine);
     }
+    let menus = menus(&written.boot)?;
     Ok(Used {
         address,
         interface,
@@ -124,6 +135,7 @@ pub fn resolve(written: Written, interfaces: &[Interface]) -> Result<Used, Error
         served,
         dhcp: Dhcp { mode: written.dhcp.mode, scopes },
         boot: written.boot,
+        menus,
         policy: Policy { continue_runs: written.enrolment.continue_runs },
         certificate_seconds: written.enrolment.certificate_seconds(),
         rules: written.enrolment.rule,

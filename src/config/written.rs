@@ -141,6 +141,46 @@ pub struct Boot {
     pub machine: Vec<MachineProgram>,
     /// More words for the kernel command line of the boot environment, for instance `console=ttyS1,115200`.
     pub kernel_arguments: String,
+    /// Entries for menus besides the built-in ones.
+    pub entry: Vec<MenuEntry>,
+    /// Menus, each for some machines; a machine's own goes before its collections', and that before everybody's.
+    pub menu: Vec<Menu>,
+}
+
+/// Another system that a menu can start, out of the files in `boot/added` of the site: a kernel or an EFI program.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MenuEntry {
+    /// What menus call it by: lower-case letters, digits and `-`.
+    pub name: String,
+    /// What is shown. Default: the name.
+    pub title: Option<String>,
+    pub kernel: Option<String>,
+    pub initrd: Option<String>,
+    /// The kernel's command line.
+    pub arguments: String,
+    pub efi: Option<String>,
+}
+
+/// A boot menu: of one machine, of a collection's machines, or of all where neither is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Menu {
+    pub mac: Option<MacAddr>,
+    pub collection: Option<String>,
+    /// Until the default is taken; 0 waits for a person.
+    pub seconds: u32,
+    pub default: String,
+    /// In their order. Default: the built-in ones and then all others.
+    pub entries: Option<Vec<String>>,
+    /// What `grub-mkpasswd-pbkdf2` prints; asked for before any entry but the default.
+    pub password: Option<String>,
+}
+
+impl Default for Menu {
+    fn default() -> Menu {
+        Menu { mac: None, collection: None, seconds: 10, default: "continue".into(), entries: None, password: None }
+    }
 }
 
 /// The boot program of one machine or of a model; one of `mac` and `model` is given.

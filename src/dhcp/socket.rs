@@ -37,12 +37,12 @@ const BATCH_MAX: usize = 64;
 /// Requests to the boot server's port come one at a time.
 const BOOT_SERVER_BATCH_MAX: usize = 4;
 /// When requests follow each other this fast, as in the morning of a lab, some are let come together before they are read.
-const BUSY_WITHIN: Duration = Duration::from_millis(8);
+const BUSY_WITHIN: Duration = Duration::from_millis(12);
 /// How long those wait: less than any client notices, and it spares a wake-up for each.
-const BUSY_WAIT: Duration = Duration::from_millis(3);
+const BUSY_WAIT: Duration = Duration::from_millis(5);
 /// How long the first lease waits for others before all are written: a write costs the disk a round trip however many
 /// leases are in it, and a client does not notice.
-const GATHER_WAIT: Duration = Duration::from_millis(15);
+const GATHER_WAIT: Duration = Duration::from_millis(30);
 /// Leases that wait for the disk at most; whoever asks beyond that is not answered and asks again.
 const WAITING_MAX: usize = 4096;
 /// Receive buffer of the server port: a thousand requests that come in while a batch is written.

@@ -26,6 +26,7 @@ struct Maps {
     known: HashMap<MachineId, Entry>,
     /// Addresses and UUIDs that several machines have shown: they name none of them.
     shared: HashSet<String>,
+    collections: HashMap<MachineId, Vec<String>>,
 }
 
 /// What is in the maps for one machine.
@@ -90,6 +91,25 @@ impl Directory {
     /// A record that is no more.
     pub fn remove(&self, machine: &MachineId) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).forget(machine);
+    }
+
+    /// Which collections hold which machine, all of them anew.
+    pub fn set_collections(&self, collections: HashMap<MachineId, Vec<String>>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).collections = collections;
+    }
+
+    /// The collections of a machine that is known.
+    pub fn collections(&self, mac: Option<MacAddr>, uuid: Option<&str>) -> Vec<String> {
+        let machine = {
+            let maps = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            maps.machine(mac, uuid).cloned()
+        };
+        machine.map(|machine| self.collections_of(&machine)).unwrap_or_default()
+    }
+
+    pub fn collections_of(&self, machine: &MachineId) -> Vec<String> {
+        let maps = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        maps.collections.get(machine).cloned().unwrap_or_default()
     }
 
     /// The model of a machine that is known.

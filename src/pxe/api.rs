@@ -10,12 +10,13 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use crate::access::Capability;
-use crate::api::{Access, Caller, Problem, Routes, Table};
-use crate::pxe::boot::{Boot, decide};
+use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
+use crate::pxe::boot::Boot;
 use crate::pxe::client::{Client, Transport};
 use crate::pxe::local::Content;
+use crate::pxe::menu::Start;
 use crate::pxe::names::{Netboot, shown};
-use crate::pxe::recorder::{Ended, Explained};
+use crate::pxe::recorder::{Ended, Explained, Recorder};
 use crate::pxe::script;
 use crate::stdx::mac::MacAddr;
 
@@ -40,23 +41,59 @@ struct IpxeQuery {
     arch: String,
     #[serde(default)]
     platform: String,
+    /// What was chosen from the menu.
+    entry: Option<String>,
+    #[serde(default)]
+    password: String,
 }
 
-async fn ipxe(State(netboot): State<Netboot>, headers: HeaderMap, Query(query): Query<IpxeQuery>) -> Response {
+async fn ipxe(
+    State(netboot): State<Netboot>,
+    headers: HeaderMap,
+    Query(query): Query<IpxeQuery>,
+) -> Result<Response, Problem> {
+    let server = asked_address(&headers).unwrap_or(netboot.address);
+    // A password is compared slowly on purpose.
+    let text = match query.entry {
+        Some(_) => blocking(move || Ok(ipxe_script(&netboot, &query, server))).await?,
+        None => ipxe_script(&netboot, &query, server),
+    };
+    Ok(answer(Bytes::from(text), "text/plain; charset=utf-8"))
+}
+
+fn ipxe_script(netboot: &Netboot, query: &IpxeQuery, server: Ipv4Addr) -> String {
+    let Netboot { config, recorder, .. } = netboot;
     let mac: Option<MacAddr> = query.mac.parse().ok();
     let client = Client::from_ipxe(mac, Some(&query.uuid), &query.arch, &query.platform);
-    let assignment = netboot.directory.assignment(client.mac, client.uuid.as_deref());
-    let boot = decide(&client, &assignment, &netboot.config);
-    netboot.recorder.script(mac, &boot);
-    let server = asked_address(&headers).unwrap_or(netboot.address);
-    let text = match &boot {
-        Boot::BootEnvironment { kernel, .. } if netboot.files.content(kernel).is_none() => {
-            script::ipxe_without_files(&client, &netboot.config, server)
+    let (boot, menu) = netboot.next(&client);
+    let shown_mac = query.mac.escape_debug().to_string();
+    tracing::info!(mac = shown_mac, firmware = %client.firmware, menu = menu.is_some(), "script: {boot:?}");
+    let start = match (menu, &query.entry) {
+        (None, _) => Start::Boot(boot),
+        (Some(menu), None) => {
+            recorder.menu(mac);
+            return script::menu::ipxe_menu(menu, &client, &boot, config, server);
         }
-        boot => script::ipxe(boot, &client, &netboot.config, server),
+        (Some(menu), Some(name)) => match menu.chosen(name, &query.password, &client, &boot) {
+            Some(start) => start,
+            None => return script::menu::ipxe_refused(&client, config, server),
+        },
     };
-    tracing::info!(mac = query.mac.escape_debug().to_string(), firmware = %client.firmware, "script: {boot:?}");
-    answer(Bytes::from(text), "text/plain; charset=utf-8")
+    note(recorder, mac, &start, query.entry.as_deref().unwrap_or_default());
+    match &start {
+        Start::Boot(Boot::BootEnvironment { kernel, .. }) if netboot.files.content(kernel).is_none() => {
+            script::ipxe_without_files(&client, config, server)
+        }
+        start => script::menu::ipxe_start(start, &client, config, server),
+    }
+}
+
+fn note(recorder: &Recorder, mac: Option<MacAddr>, start: &Start, name: &str) {
+    match start {
+        Start::Boot(boot) => recorder.script(mac, boot),
+        Start::Kernel { is_boot_environment: true, .. } => recorder.boot_environment(mac),
+        Start::Kernel { .. } | Start::Efi(_) => recorder.chose(mac, name),
+    }
 }
 
 /// The address that the client used to reach us: right on each of several interfaces.

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use crate::fleet::directory::Assignment;
 use crate::pxe::client::{Client, Firmware, Stage, Transport};
+use crate::pxe::menu::Menu;
 use crate::stdx::mac::MacAddr;
 
 /// What firmware loads first.
@@ -61,6 +62,8 @@ pub struct Config {
     /// Another boot program for models: part of the name, in lower case. The first that fits counts; a single machine's
     /// own goes before it.
     pub program_of_model: Vec<(String, Program)>,
+    /// The first that is meant for a machine is shown to it.
+    pub menus: Vec<Menu>,
 }
 
 impl Default for Config {
@@ -74,6 +77,7 @@ impl Default for Config {
             program: Program::default(),
             program_of: BTreeMap::new(),
             program_of_model: Vec::new(),
+            menus: Vec::new(),
         }
     }
 }
@@ -179,7 +183,7 @@ fn program(client: &Client, config: &Config) -> Boot {
     }
 }
 
-fn boot_environment(firmware: Firmware) -> Boot {
+pub(super) fn boot_environment(firmware: Firmware) -> Boot {
     match firmware {
         Firmware::UefiArm64 => Boot::BootEnvironment { kernel: "vmlinuz-arm64", initrd: "initrd-arm64.img" },
         _ => Boot::BootEnvironment { kernel: "vmlinuz", initrd: "initrd.img" },

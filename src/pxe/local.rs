@@ -27,13 +27,15 @@ pub enum Error {
 /// reads it anew, and transfers under way keep what they have.
 pub struct BootFiles {
     folder: PathBuf,
+    /// Files that an administrator has added, named `added/...`.
+    added: Option<PathBuf>,
     table: RwLock<Table>,
 }
 
 #[derive(Default)]
 struct Table {
     files: BTreeMap<String, Content>,
-    stamp: Option<Stamp>,
+    stamp: (Option<Stamp>, Option<Stamp>),
 }
 
 /// What changes when the folder is replaced: the time and the file it is.
@@ -42,7 +44,17 @@ type Stamp = (SystemTime, u64);
 impl BootFiles {
     /// A folder that does not exist yet is an empty table.
     pub fn open(folder: &Path) -> Result<BootFiles, Error> {
-        let files = BootFiles { folder: folder.to_owned(), table: RwLock::default() };
+        BootFiles::of(folder, None)
+    }
+
+    /// The same with the files of another folder below `added/`. They are read anew when something is put into that folder
+    /// itself, or taken out of it.
+    pub fn open_with(folder: &Path, added: &Path) -> Result<BootFiles, Error> {
+        BootFiles::of(folder, Some(added.to_owned()))
+    }
+
+    fn of(folder: &Path, added: Option<PathBuf>) -> Result<BootFiles, Error> {
+        let files = BootFiles { folder: folder.to_owned(), added, table: RwLock::default() };
         files.refresh()?;
         Ok(files)
     }
@@ -64,14 +76,17 @@ impl BootFiles {
     }
 
     fn refresh(&self) -> Result<(), Error> {
-        let stamp = stamp(&self.folder);
+        let stamp = (stamp(&self.folder), self.added.as_deref().and_then(stamp));
         if stamp == self.table.read().unwrap_or_else(PoisonError::into_inner).stamp {
             return Ok(());
         }
         let mut files = BTreeMap::new();
-        if stamp.is_some() {
-            let mut left = BYTES_MAX;
+        let mut left = BYTES_MAX;
+        if stamp.0.is_some() {
             read_folder(&self.folder, "", DEPTH_MAX, &mut left, &mut files)?;
+        }
+        if let (Some(_), Some(added)) = (stamp.1, &self.added) {
+            read_folder(added, "added/", DEPTH_MAX, &mut left, &mut files)?;
         }
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Table { files, stamp };
         Ok(())
@@ -131,6 +146,17 @@ mod tests {
         for name in ["../secret", "grub/../vmlinuz", "grub", "", "/", "vmlinuz/", "./vmlinuz", "VMLINUZ", "vmlinuz\0"] {
             assert!(files.content(name).is_none(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn files_that_were_added_are_found_when_they_are_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (current, added) = (folder.path().join("current"), folder.path().join("added"));
+        let files = BootFiles::open_with(&current, &added).unwrap();
+        fs::create_dir_all(added.join("debian")).unwrap();
+        fs::write(added.join("debian/linux"), "kernel").unwrap();
+        assert_eq!(files.content("added/debian/linux").as_deref(), Some(&b"kernel"[..]));
+        assert!(files.content("debian/linux").is_none() && files.content("added/../current").is_none());
     }
 
     #[test]

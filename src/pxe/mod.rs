@@ -1,7 +1,8 @@
 //! Network boot: which machine gets which boot program, script and files.
 //!
 //! The promise: who has read [`boot::decide`] has read the product's netboot. Everything else turns packets and URLs
-//! into its input ([`client`]) or its output into DHCP fields ([`answer`]) and into iPXE and GRUB scripts ([`script`]).
+//! into its input ([`client`]) or its output into DHCP fields ([`answer`]) and into iPXE and GRUB scripts ([`script`]), or lets
+//! a person choose first ([`menu`]).
 //! Names that clients ask for are looked up in a table in memory ([`local`]); no path is ever made from them.
 //!
 //! MAC addresses and UUIDs are hints: what they lead to is public (the boot environment, the local disk), and no secret is
@@ -16,7 +17,9 @@ pub mod boot;
 pub mod client;
 pub mod console;
 pub mod local;
+pub mod menu;
 pub mod names;
+pub mod password;
 pub mod recorder;
 pub mod script;
 pub mod tftp;

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::fleet::directory::Directory;
-use crate::pxe::boot::{Config, decide};
+use crate::pxe::boot::{Boot, Config, decide};
 use crate::pxe::client::{Client, Transport};
 use crate::pxe::local::{BootFiles, Content};
+use crate::pxe::menu::{Menu, menu_for};
 use crate::pxe::recorder::{Ended, Recorder};
 use crate::pxe::script;
 use crate::pxe::tftp::socket::Library;
@@ -65,14 +66,32 @@ impl Netboot {
             Name::GrubStart => script::GRUB_START.to_owned(),
             Name::GrubMachine { cpu, mac } => {
                 let client = Client::from_grub(mac, cpu);
-                let assignment = self.directory.assignment(mac, None);
-                let boot = decide(&client, &assignment, &self.config);
-                tracing::info!(?mac, firmware = %client.firmware, "grub: {boot:?}");
-                self.recorder.script(mac, &boot);
-                script::grub(&boot, &client, &self.config, server)
+                let (boot, menu) = self.next(&client);
+                tracing::info!(?mac, firmware = %client.firmware, menu = menu.is_some(), "grub: {boot:?}");
+                match menu {
+                    Some(menu) => {
+                        self.recorder.menu(mac);
+                        script::menu::grub_menu(menu, &client, &boot, &self.config, server)
+                    }
+                    None => {
+                        self.recorder.script(mac, &boot);
+                        script::grub(&boot, &client, &self.config, server)
+                    }
+                }
             }
         };
         Some(text.into_bytes().into())
+    }
+
+    /// What a client's script is to do, and the menu that is shown first, if any.
+    pub fn next(&self, client: &Client) -> (Boot, Option<&Menu>) {
+        let (mac, uuid) = (client.mac, client.uuid.as_deref());
+        let assignment = self.directory.assignment(mac, uuid);
+        let boot = decide(client, &assignment, &self.config);
+        let collections = self.directory.collections(mac, uuid);
+        let menu = menu_for(&self.config.menus, mac, &collections, &assignment);
+        let is_answered = !matches!(boot, Boot::Nothing(_));
+        (boot, menu.filter(|_| is_answered))
     }
 }
 

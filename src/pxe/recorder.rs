@@ -176,9 +176,28 @@ impl Recorder {
     }
 
     pub fn script(&self, mac: Option<MacAddr>, boot: &Boot) {
+        self.told(mac, in_words(boot));
+    }
+
+    /// A person has chosen the boot environment from its menu.
+    pub fn boot_environment(&self, mac: Option<MacAddr>) {
+        self.told(mac, BOOT_ENVIRONMENT.to_owned());
+    }
+
+    /// It is shown its menu.
+    pub fn menu(&self, mac: Option<MacAddr>) {
+        self.told(mac, MENU.to_owned());
+    }
+
+    /// A person has chosen another system from its menu.
+    pub fn chose(&self, mac: Option<MacAddr>, name: &str) {
+        self.told(mac, format!("{FROM_MENU}{name}"));
+    }
+
+    fn told(&self, mac: Option<MacAddr>, told: String) {
         if let Some(mac) = mac {
             let now = self.clock.now();
-            self.machines().push(mac, now, Event::Script { told: in_words(boot) });
+            self.machines().push(mac, now, Event::Script { told });
         }
     }
 
@@ -283,12 +302,15 @@ fn begins_boot(last: Option<&Record>, client: &Client, now: Timestamp) -> bool {
 }
 
 const OWN_DISK: &str = "its own disk";
+const BOOT_ENVIRONMENT: &str = "the boot environment";
+const MENU: &str = "its menu";
+const FROM_MENU: &str = "from its menu: ";
 
 fn in_words(boot: &Boot) -> String {
     match boot {
         Boot::Program(name) => (*name).to_owned(),
         Boot::Script => "its script".to_owned(),
-        Boot::BootEnvironment { .. } => "the boot environment".to_owned(),
+        Boot::BootEnvironment { .. } => BOOT_ENVIRONMENT.to_owned(),
         Boot::LocalDisk => OWN_DISK.to_owned(),
         Boot::Nothing(why) => (*why).to_owned(),
     }
@@ -405,6 +427,10 @@ fn fault(story: &Story<'_>) -> String {
         (_, Some((name, Ended::Silent { done, bytes }))) => format!(
             "loading {name} broke off after {done} of {bytes} bytes: packets are lost, or the machine was switched off"
         ),
+        (Some(MENU), _) => "it shows its boot menu and waits for somebody to choose".to_owned(),
+        (Some(told), _) if told.starts_with(FROM_MENU) => {
+            format!("it was given what somebody chose {told}; what became of it is on its own screen")
+        }
         (Some(OWN_DISK), _) => "it was sent to its own disk".to_owned(),
         (Some(told), Some((name, _))) if name.starts_with("initrd") => format!(
             "it loaded all of {told} and did not check in: has the boot environment a driver for its network card, and is the TCP \

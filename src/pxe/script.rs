@@ -9,6 +9,8 @@ use crate::pxe::boot::{Boot, Config};
 use crate::pxe::client::{Client, Firmware};
 use crate::stdx::mac::MacAddr;
 
+pub mod menu;
+
 /// The card that iPXE opened last, for scripts that are the same for all machines.
 const ANY_MAC: &str = "${netX/mac}";
 
@@ -101,20 +103,24 @@ pub fn grub(boot: &Boot, client: &Client, config: &Config, server: Ipv4Addr) -> 
     let steps = match boot {
         Boot::BootEnvironment { kernel, initrd } => format!(
             "  echo \"Remint: loading the boot environment from {server}\"
-  if linux /boot/files/{kernel} {arguments}; then
-    if initrd /boot/files/{initrd}; then
-      boot
-    fi
-  fi
-  echo \"Remint: failed to load the boot environment; the reason is above.\"
+{load}  echo \"Remint: failed to load the boot environment; the reason is above.\"
 ",
-            arguments = kernel_arguments(client, config, server)
+            load = grub_kernel(kernel, Some(initrd), &kernel_arguments(client, config, server))
         ),
         Boot::LocalDisk => grub_local_disk(client.firmware),
         Boot::Nothing(why) => format!("  echo \"Remint: {why}\"\n"),
         Boot::Program(_) | Boot::Script => String::new(),
     };
     format!("while true; do\n{steps}  echo \"Trying again in 10 seconds.\"\n  sleep 10\ndone\n")
+}
+
+/// Loads and starts a kernel; goes on with the next line where that fails.
+fn grub_kernel(kernel: &str, initrd: Option<&str>, arguments: &str) -> String {
+    let start = match initrd {
+        Some(initrd) => format!("    if initrd /boot/files/{initrd}; then\n      boot\n    fi\n"),
+        None => "    boot\n".to_owned(),
+    };
+    format!("  if linux /boot/files/{kernel} {arguments}; then\n{start}  fi\n")
 }
 
 /// The loaders of a disk, the removable-media path first because every installer of ours writes it.

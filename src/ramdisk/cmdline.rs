@@ -15,6 +15,8 @@ pub struct Arguments {
     pub authority: [u8; 32],
     /// The card that the firmware booted from.
     pub mac: Option<MacAddr>,
+    /// Whether the hardware is to be tested before anything else (`remint.test=hardware`).
+    pub test_hardware: bool,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl Hint for Error {
     }
 }
 
-/// Reads `remint.server=`, `remint.http=`, `remint.authority=` and `remint.mac=` out of `/proc/cmdline`. Where a key stands twice the
+/// Reads `remint.server=`, `remint.http=`, `remint.authority=`, `remint.mac=` and `remint.test=` out of `/proc/cmdline`. Where a key stands twice the
 /// last one counts, as with the kernel's own arguments.
 pub fn parse(line: &str) -> Result<Arguments, Error> {
     let value = |key: &str| {
@@ -50,7 +52,8 @@ pub fn parse(line: &str) -> Result<Arguments, Error> {
         .ok_or_else(|| invalid("remint.authority", digest, "a SHA-256 digest of 64 hexadecimal digits"))?;
     let mac = value("remint.mac").and_then(|text| text.parse().ok());
     let base = |url: &str| url.trim_end_matches('/').to_owned();
-    Ok(Arguments { server: base(server), http: base(http), authority, mac })
+    let test_hardware = value("remint.test") == Some("hardware");
+    Ok(Arguments { server: base(server), http: base(http), authority, mac, test_hardware })
 }
 
 fn invalid(key: &'static str, value: &str, expected: &'static str) -> Error {
@@ -73,7 +76,9 @@ mod tests {
             http: "http://10.0.0.1".into(),
             authority: [0xab; 32],
             mac: Some(MacAddr([0x52, 0x54, 0, 0xaa, 0, 1])),
+            test_hardware: false,
         };
+        assert!(parse(&format!("{line} remint.test=hardware")).unwrap().test_hardware);
         assert_eq!(parse(&line), Ok(expected));
     }
 

@@ -21,3 +21,4 @@ pub mod run;
 pub mod screen;
 pub mod shell;
 pub mod terminal;
+mod trial;

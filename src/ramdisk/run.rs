@@ -10,7 +10,7 @@ use super::init::Ending;
 use super::plug::Plug;
 use super::screen::Event;
 use super::terminal::{Painting, Terminal};
-use super::{clock, init, network};
+use super::{clock, init, network, trial};
 use crate::agent::enrol::{self, Applicant, Enrolled, KeyError, MachineKey, Waiting};
 use crate::agent::state::Identity;
 use crate::fleet::link::Stage;
@@ -41,6 +41,9 @@ pub fn main() -> Ending {
     terminal.show(Event::Server(arguments.server.clone()));
     let hardware = hardware::collect(Path::new("/"));
     terminal.show(Event::Machine(hardware::describe(&hardware)));
+    if arguments.test_hardware {
+        trial::run(&terminal);
+    }
     let (card, _) = network::connect(&terminal, arguments.mac, || plug.plug());
     let ending = work(&terminal, &arguments, card.mac).unwrap_or_else(|error| {
         terminal

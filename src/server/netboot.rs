@@ -39,6 +39,7 @@ pub(super) fn open(
     let mut config =
         Config { http_port: used.http_port, https_port: used.https_port, authority_sha256, ..Config::default() };
     config.unknown = used.boot.unknown;
+    config.menus.clone_from(&used.menus);
     config.program = used.boot.program;
     for own in &used.boot.machine {
         config.program_of.extend(own.mac.map(|mac| (mac, own.program)));
@@ -47,7 +48,7 @@ pub(super) fn open(
     if !used.boot.kernel_arguments.is_empty() {
         config.kernel_arguments = format!("{} {}", config.kernel_arguments, used.boot.kernel_arguments);
     }
-    let files = BootFiles::open(&site.boot_folder().join("current"))?;
+    let files = BootFiles::open_with(&site.boot_folder().join("current"), &site.boot_folder().join("added"))?;
     Ok(Netboot { directory, config: Arc::new(config), files: Arc::new(files), recorder, address: used.address })
 }
 

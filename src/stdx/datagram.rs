@@ -23,7 +23,8 @@ impl Batch {
         Batch { memory, datagram_bytes_max, received: Vec::new() }
     }
 
-    /// Takes what has come in, in one call (recvmmsg(2)), in place of what was there before; `WouldBlock` as it comes.
+    /// Takes what has come in, in one call (recvmmsg(2)), in place of what was there before. The socket does not block:
+    /// `WouldBlock` as it comes.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.received.clear();
         let memory = self.memory.chunks_mut(self.datagram_bytes_max);
@@ -129,7 +130,11 @@ mod tests {
 
     #[test]
     fn many_leave_in_one_call_from_the_address_that_was_chosen_and_come_in_in_one() {
-        let bound = || UdpSocket::bind("127.0.0.1:0").unwrap();
+        let bound = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
         let (sender, first, second) = (UdpSocket::bind("0.0.0.0:0").unwrap(), bound(), bound());
         let to = |socket: &UdpSocket| match socket.local_addr().unwrap() {
             std::net::SocketAddr::V4(address) => address,
@@ -142,7 +147,6 @@ mod tests {
         batch.receive(first.as_fd()).unwrap();
         let from = SocketAddrV4::new(source, to(&sender).port());
         assert_eq!(batch.iter().collect::<Vec<_>>(), [(&[1; 100][..], from), (&[3; 30], from)]);
-        first.set_nonblocking(true).unwrap();
         assert_eq!(batch.receive(first.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(batch.iter().count(), 0);
         batch.receive(second.as_fd()).unwrap();

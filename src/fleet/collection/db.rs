@@ -1,6 +1,6 @@
 //! Collections as they are stored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
@@ -64,6 +64,7 @@ impl Fleet {
             audit::append(tx, now, &by.label(), "collection-put", name, &detail)?;
             read(tx, name)
         })?;
+        self.publish_collections()?;
         self.live.publish("collection", name, json!({ "machines": collection.machines.len() }));
         Ok(collection)
     }
@@ -74,8 +75,25 @@ impl Fleet {
             if tx.execute("DELETE FROM collection WHERE name = ?1", [name])? == 0 {
                 return Err(Error::NoCollection(name.to_owned()));
             }
-            Ok(audit::append(tx, now, &by.label(), "collection-remove", name, "")?)
-        })
+            Ok::<_, Error>(audit::append(tx, now, &by.label(), "collection-remove", name, "")?)
+        })?;
+        self.publish_collections()
+    }
+
+    /// Tells the packet path who is in which collection.
+    fn publish_collections(&self) -> Result<(), Error> {
+        let members: Vec<(String, String)> = self.db.read(|c| {
+            let mut statement =
+                c.prepare_cached("SELECT machine, collection FROM collection_machine ORDER BY machine, collection")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok::<_, Error>(rows.collect::<Result<_, _>>()?)
+        })?;
+        let mut collections: HashMap<MachineId, Vec<String>> = HashMap::new();
+        for (machine, collection) in members {
+            collections.entry(MachineId(machine)).or_default().push(collection);
+        }
+        self.directory.set_collections(collections);
+        Ok(())
     }
 
     /// The collections that a machine is in, `all` first.
@@ -135,6 +153,7 @@ impl Fleet {
                 changed.push(name);
             }
         }
+        self.publish_collections()?;
         Ok(changed)
     }
 
@@ -287,6 +306,8 @@ mod tests {
         };
         let collection = fleet.put_collection("lab", &definition, &Principal::local()).unwrap();
         assert_eq!(names(&collection.machines), ["a", "c"]);
+        let known_to_boot = |name: &str| fleet.directory.collections_of(&MachineId(format!("m-{name}")));
+        assert_eq!((known_to_boot("a"), known_to_boot("b")), (vec!["lab".to_owned()], Vec::new()));
         assert!(fleet.refresh_collections().unwrap().is_empty(), "they are what was just found");
         set(&["b"]);
         assert!(fleet.refresh_collections().unwrap().is_empty(), "nothing has changed");

@@ -12,7 +12,7 @@ use crate::stdx::io::{FileAt, ReadAt};
 use crate::stdx::time::{Clock, SystemClock};
 use crate::stdx::{ata, nvme};
 
-use super::{HardwareTest, HostError, Watch};
+use super::{Disk, HardwareTest, HostError, Watch};
 
 /// Memory is taken in pieces, so that a machine with little of it says so instead of failing to allocate.
 const MEMORY_PIECE: usize = 16 << 20;
@@ -25,11 +25,16 @@ pub fn run(test: &HardwareTest, watch: &mut dyn Watch) -> Result<Map<String, Val
     let mut evidence = Map::new();
     evidence.insert("memory".into(), memory(test.memory_bytes, watch)?);
     evidence.insert("processor".into(), processor(test.processor, watch)?);
-    if let Some((disk, samples)) = &test.disk {
-        evidence.insert("disk".into(), surface(Path::new(&disk.path), *samples, watch)?);
-        evidence.insert("smart".into(), smart(Path::new(&disk.path))?);
+    if let Some((tested, samples)) = &test.disk {
+        evidence.extend(disk(tested, *samples, watch)?);
     }
     Ok(evidence)
+}
+
+/// Reads samples all over the disk, and what it says of itself.
+pub fn disk(disk: &Disk, samples: u32, watch: &mut dyn Watch) -> Result<Map<String, Value>, HostError> {
+    let path = Path::new(&disk.path);
+    Ok(Map::from_iter([("disk".into(), surface(path, samples, watch)?), ("smart".into(), smart(path)?)]))
 }
 
 fn memory(bytes: u64, watch: &mut dyn Watch) -> Result<Value, HostError> {
