@@ -43,6 +43,8 @@ fn the_page_lists_exactly_the_keys_that_are_accepted() {
         ("dhcp.subnet", true),
         ("boot", false),
         ("boot.machine", true),
+        ("boot.menu", true),
+        ("boot.entry", true),
         ("enrolment", false),
         ("enrolment.rule", true),
         ("store", false),
