@@ -213,11 +213,10 @@ impl<'a> Files<'a> {
             if self.clashes(place) {
                 self.not_held("names that another file has there");
             } else if entry.is_folder() && (entry.reparse.is_none() || self.target.is_ntfs) {
-                if entry.reparse.is_some() {
-                    // A junction that is there already looks like a link; without its data it is the folder that it is.
-                    let _ = self.target.remove_xattr(place, c"system.ntfs_reparse_data");
-                }
-                let made = self.target.create_folder(place);
+                let made = match entry.reparse {
+                    Some(_) => self.target.create_reparse_folder(place),
+                    None => self.target.create_folder(place),
+                };
                 if self.entry_done(place, "make the folder", made)? {
                     self.report().folders += 1;
                 }

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
@@ -25,6 +26,9 @@ use crate::stdx::xattr;
 /// Folder descriptors that are kept open.
 const FOLDERS_OPEN_MAX: usize = 256;
 const S_IFMT: u32 = 0o170_000;
+/// Together more than the second that the kernel believes what ntfs-3g said.
+const SETTLING_TRIES: usize = 20;
+const SETTLING_PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Target<'a> {
     tree: &'a Tree,
@@ -128,6 +132,24 @@ impl<'a> Target<'a> {
             Err(Errno::EEXIST) => self.folder(place).map(drop),
             made => Ok(made?),
         }
+    }
+
+    /// Makes the folder that is to become a junction or another reparse point of NTFS. What has its name goes away; a folder
+    /// with something in it stays, and loses its reparse data, without which it is the folder that it is.
+    pub fn create_reparse_folder(&self, place: usize) -> io::Result<()> {
+        let (folder, name) = self.at(place)?;
+        settled(|| {
+            let remove = |flag| unlinkat(&*folder, name.as_os_str(), flag);
+            match remove(UnlinkatFlags::NoRemoveDir).or_else(|_| remove(UnlinkatFlags::RemoveDir)) {
+                Ok(()) | Err(Errno::ENOENT) => Ok(()),
+                Err(Errno::ENOTEMPTY) => match self.remove_xattr(place, c"system.ntfs_reparse_data") {
+                    Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
+                    removed => removed,
+                },
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        settled(|| self.create_folder(place))
     }
 
     /// Makes an empty file, in place of what had its name, and opens it for writing.
@@ -266,7 +288,11 @@ impl<'a> Target<'a> {
 
     pub fn set_xattr(&self, place: usize, name: &[u8], value: &[u8]) -> io::Result<()> {
         let (_folder, path) = self.proc_path(place)?;
-        xattr::set_at(&path, &CString::new(name)?, value)
+        let name = CString::new(name)?;
+        match self.is_ntfs && self.tree.entries[place].reparse.is_some() {
+            true => settled(|| xattr::set_at(&path, &name, value)),
+            false => xattr::set_at(&path, &name, value),
+        }
     }
 
     pub fn xattr(&self, place: usize, name: &CStr) -> io::Result<Vec<u8>> {
@@ -305,6 +331,20 @@ fn replacing<T>(parent: &OwnedFd, entry: &Entry, create: impl Fn() -> nix::Resul
         }
         created => Ok(created?),
     }
+}
+
+/// Runs `act` again while the kernel has an old view of the file: where a folder has just become a link, or the other way
+/// round, it says EIO until ntfs-3g's answers are a second old.
+fn settled<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..SETTLING_TRIES {
+        match act() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::ELOOP | libc::ENOTDIR)) => {
+                std::thread::sleep(SETTLING_PAUSE);
+            }
+            done => return done,
+        }
+    }
+    act()
 }
 
 /// 100 ns since 1601 to nanoseconds since 1970.

@@ -11,6 +11,8 @@ use super::error::Error;
 /// Real ones have some tens of kilobytes.
 pub const XML_BYTES_MAX: u64 = 16 << 20;
 
+const BYTE_ORDER_MARK: u16 = 0xfeff;
+
 /// Elements that this program writes itself; the others of an image are passed through.
 const OWN_ELEMENTS: [&str; 9] = [
     "NAME",
@@ -102,7 +104,9 @@ fn is_other(path: &[String]) -> bool {
 
 fn decode(bytes: &[u8]) -> Result<String, Error> {
     let units: Vec<u16> = bytes.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]])).collect();
-    let units = units.strip_prefix(&[0xfeff]).unwrap_or(&units);
+    // All of them: the reader would pass over a second one without counting its bytes.
+    let start = units.iter().take_while(|unit| **unit == BYTE_ORDER_MARK).count();
+    let units = &units[start..];
     // Some writers leave a NUL at the end.
     let end = units.iter().rposition(|unit| *unit != 0).map_or(0, |last| last + 1);
     String::from_utf16(&units[..end]).map_err(|_| Error::Xml { what: "it is not UTF-16".to_owned() })
@@ -205,6 +209,7 @@ mod tests {
         fn garbage_never_panics(bytes: Vec<u8>, text in "[<>/&;a-cIMAGE!\\[\\]=\"-]{0,60}") {
             let _ = parse(&bytes);
             let _ = parse(&utf16(&text));
+            let _ = parse(&utf16(&format!("\u{feff}\u{feff}{text}ä<a>")));
             let _ = parse(&utf16(&format!("<WIM><IMAGE>{text}</IMAGE></WIM>")));
         }
     }

@@ -7,6 +7,7 @@ mod packets;
 mod stores;
 mod texts;
 mod tools;
+mod trees;
 mod wims;
 
 use std::path::Path;
@@ -37,6 +38,7 @@ fn seeds(target: &str) -> Seeds {
         "qcow2" | "virtual-disks" | "partclone" => containers::seeds(target),
         "wim" | "wim-parts" | "xpress" | "lzx" | "lzms" => wims::seeds(target),
         "store" => stores::seeds(),
+        "tree" => trees::seeds(),
         "dhcp" | "tftp" | "devices" => packets::seeds(target),
         "link" | "texts" => texts::seeds(target),
         other => unreachable!("{other} has no seeds"),

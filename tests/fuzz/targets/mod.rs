@@ -13,6 +13,7 @@ mod network;
 pub(crate) mod sectors;
 mod store;
 mod sums;
+mod tree;
 mod wim;
 
 /// What the input of a target is.
@@ -51,6 +52,7 @@ pub(crate) const TARGETS: &[Target] = &[
     bytes("store", store::any),
     bytes("wim", wim::file),
     bytes("wim-parts", wim::parts),
+    bytes("tree", tree::any),
     bytes("xpress", wim::xpress),
     bytes("lzx", wim::lzx),
     bytes("lzms", wim::lzms),
