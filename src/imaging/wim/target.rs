@@ -206,7 +206,8 @@ impl<'a> Target<'a> {
         name.push(":");
         name.push(OsStr::from_bytes(stream));
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(openat(&*folder, name.as_os_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
+        // The stream of a file that had the name before may still be known.
+        settled(|| Ok(openat(&*folder, name.as_os_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into()))
     }
 
     /// Makes a symbolic link, unless it is there.
@@ -333,12 +334,14 @@ fn replacing<T>(parent: &OwnedFd, entry: &Entry, create: impl Fn() -> nix::Resul
     }
 }
 
-/// Runs `act` again while the kernel has an old view of the file: where a folder has just become a link, or the other way
-/// round, it says EIO until ntfs-3g's answers are a second old.
+/// Runs `act` again while the kernel has an old view of the file, until ntfs-3g's answers are a second old: EIO where a
+/// folder has just become a link or the other way round, ENOENT for a stream that went with its file.
 fn settled<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..SETTLING_TRIES {
         match act() {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::ELOOP | libc::ENOTDIR)) => {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EIO | libc::ELOOP | libc::ENOTDIR | libc::ENOENT)) =>
+            {
                 std::thread::sleep(SETTLING_PAUSE);
             }
             done => return done,
