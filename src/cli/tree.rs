@@ -152,6 +152,7 @@ pub(super) fn export_wim(
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let options = capture::Options {
         compression,
+        pipable: false,
         solid: false,
         integrity: false,
         append: false,

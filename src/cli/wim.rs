@@ -62,6 +62,9 @@ pub(super) struct CaptureArguments {
     /// Write an integrity table
     #[arg(long)]
     integrity: bool,
+    /// Lay the file out so that wimlib applies it from a pipe; the contents are read twice
+    #[arg(long, conflicts_with = "append", conflicts_with = "solid")]
+    pipable: bool,
     /// Add the image to a file that exists
     #[arg(long)]
     append: bool,
@@ -90,11 +93,14 @@ pub(super) struct ExportArguments {
     /// Write an integrity table
     #[arg(long)]
     integrity: bool,
+    /// Lay the file out so that wimlib applies it from a pipe
+    #[arg(long, conflicts_with = "append", conflicts_with = "solid")]
+    pipable: bool,
     /// Add the images to a file that exists
     #[arg(long)]
     append: bool,
     /// Write a set of parts (FILE, FILE2, FILE3 ...) of at most this many MiB each
-    #[arg(long, value_name = "MIB", conflicts_with = "append", conflicts_with = "solid", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, value_name = "MIB", conflicts_with = "append", conflicts_with = "solid", conflicts_with = "pipable", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     split: Option<u64>,
     /// Another name for the image
     #[arg(long)]
@@ -290,6 +296,7 @@ fn capture(arguments: &CaptureArguments, context: &Context) -> Result<(), Failur
         compression: compression.unwrap_or(Compression::Xpress),
         solid: arguments.solid,
         integrity: arguments.integrity,
+        pipable: arguments.pipable,
         append: arguments.append,
         exclude: &arguments.exclude,
         name: arguments.name.clone().unwrap_or_else(folder_name),
@@ -329,6 +336,7 @@ fn export(arguments: &ExportArguments, context: &Context) -> Result<(), Failure>
     let compression = chosen(arguments.compress.as_deref(), arguments.append)?.unwrap_or(own);
     let shape = export::Shape {
         integrity: arguments.integrity,
+        pipable: arguments.pipable,
         part_bytes_max: arguments.split.map_or(u64::MAX, |mebibytes| mebibytes << 20),
         ..export::Shape::new(compression, random_guid()?)
     };

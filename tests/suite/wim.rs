@@ -14,6 +14,7 @@ use remint::imaging::wim::reader::{OnDamage, Wim};
 use remint::imaging::wim::{apply, capture, verify};
 use remint::stdx::xattr;
 
+mod commands;
 mod damage;
 mod write;
 
@@ -326,6 +327,7 @@ fn capture_options(compression: Compression) -> capture::Options<'static> {
     capture::Options {
         compression,
         solid: false,
+        pipable: false,
         integrity: false,
         append: false,
         exclude: &[],

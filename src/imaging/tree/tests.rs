@@ -65,6 +65,7 @@ fn wim_options(compression: Compression) -> capture::Options<'static> {
     capture::Options {
         compression,
         solid: false,
+        pipable: false,
         integrity: false,
         append: false,
         exclude: &[],

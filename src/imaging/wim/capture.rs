@@ -31,6 +31,8 @@ pub struct Options<'a> {
     pub solid: bool,
     /// With an integrity table.
     pub integrity: bool,
+    /// To be read from a pipe; the contents are read twice.
+    pub pipable: bool,
     /// As one more image of a file that exists.
     pub append: bool,
     /// Patterns (`*`, `?`) of paths from the root of the tree, such as `/proc/*`.
@@ -57,13 +59,29 @@ pub struct Report {
 
 impl Options<'_> {
     fn writer(&self, file: &Path) -> Result<Writer, Error> {
-        let shape = Shape { integrity: self.integrity, ..Shape::new(self.compression, self.guid) };
+        let shape =
+            Shape { integrity: self.integrity, pipable: self.pipable, ..Shape::new(self.compression, self.guid) };
         let writer = match self.append {
             true => Writer::append_to(file, self.integrity)?,
             false => Writer::create(file, &shape)?,
         };
         writer.check_name(&self.name)?;
         Ok(writer)
+    }
+
+    fn image(&self, report: &Report, sources: &[Source<'_>]) -> ImageInfo {
+        let again = |source: &Source<'_>| source.bytes() * (source.places.len() as u64).saturating_sub(1);
+        ImageInfo {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            folders: report.folders,
+            files: report.files,
+            bytes: report.bytes,
+            hard_link_bytes: sources.iter().map(again).sum(),
+            created: self.now,
+            modified: self.now,
+            ..ImageInfo::default()
+        }
     }
 
     fn contents(&self, writer: &mut Writer, sources: &[Source<'_>], progress: &Progress) -> Result<Vec<Sha1>, Error> {
@@ -78,28 +96,28 @@ impl Options<'_> {
 /// Captures `folder` into the WIM at `file`, as one image.
 pub fn capture(folder: &Path, file: &Path, options: &Options<'_>, progress: &Progress) -> Result<Report, Error> {
     let mut writer = options.writer(file)?;
-    let Scanned { mut tree, sources, mut report } = scan(folder, options.exclude)?;
-    let hashes = options.contents(&mut writer, &sources, progress)?;
-    let mut hard_link_bytes = 0;
-    for (source, hash) in sources.iter().zip(hashes) {
-        source.name_in(&mut tree, hash);
-        for _ in source.places.iter().skip(1) {
-            hard_link_bytes += source.bytes();
-            writer.refer(&hash);
+    let Scanned { mut tree, mut sources, mut report } = scan(folder, options.exclude)?;
+    let image = options.image(&report, &sources);
+    if options.pipable {
+        let hashes = contents::hash_all(&sources, options.workers)?;
+        for (source, hash) in sources.iter_mut().zip(hashes) {
+            source.hash = Some(hash);
+            source.name_in(&mut tree, hash);
         }
+        report.image = writer.add_image(metadata::emit(&tree), image.clone())?;
+        writer.begin_contents()?;
     }
-    let image = ImageInfo {
-        name: options.name.clone(),
-        description: options.description.clone(),
-        folders: report.folders,
-        files: report.files,
-        bytes: report.bytes,
-        hard_link_bytes,
-        created: options.now,
-        modified: options.now,
-        ..ImageInfo::default()
-    };
-    report.image = writer.add_image(&metadata::emit(&tree), image)?;
+    let hashes = options.contents(&mut writer, &sources, progress)?;
+    for (source, hash) in sources.iter().zip(hashes) {
+        if source.hash.is_some_and(|expected| expected != hash) {
+            return Err(source.changed());
+        }
+        source.name_in(&mut tree, hash);
+        source.places.iter().skip(1).for_each(|_| writer.refer(&hash));
+    }
+    if !options.pipable {
+        report.image = writer.add_image(metadata::emit(&tree), image)?;
+    }
     report.stored_bytes = writer.finish()?;
     Ok(report)
 }
@@ -114,6 +132,10 @@ pub fn write(
     progress: &Progress,
 ) -> Result<u64, Error> {
     let mut writer = options.writer(file)?;
+    if options.pipable {
+        writer.add_image(metadata::emit(tree), image.clone())?;
+        writer.begin_contents()?;
+    }
     let hashes = options.contents(&mut writer, sources, progress)?;
     for (found, expected) in hashes.iter().zip(sources).filter_map(|(found, source)| Some((*found, source.hash?))) {
         if found != expected {
@@ -127,7 +149,9 @@ pub fn write(
             writer.refer(&hash);
         }
     }
-    writer.add_image(&metadata::emit(tree), image.clone())?;
+    if !options.pipable {
+        writer.add_image(metadata::emit(tree), image.clone())?;
+    }
     writer.finish()
 }
 

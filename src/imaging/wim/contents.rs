@@ -111,6 +111,15 @@ impl Source<'_> {
         }
     }
 
+    /// The error of a file whose content is not what it was a moment ago.
+    pub(super) fn changed(&self) -> Error {
+        let path = match &self.kind {
+            Kind::File { path, .. } => path.clone(),
+            _ => PathBuf::from(self.hash.unwrap_or_default().to_string()),
+        };
+        Error::Capture { path, what: "it changed while it was read" }
+    }
+
     /// Enters the hash of the content where it belongs.
     pub fn name_in(&self, tree: &mut Tree, hash: Sha1) {
         for place in &self.places {
@@ -399,7 +408,7 @@ pub fn write_solid(
     Ok(hashes)
 }
 
-fn hash_all(sources: &[Source<'_>], workers: usize) -> Result<Vec<Sha1>, Error> {
+pub(super) fn hash_all(sources: &[Source<'_>], workers: usize) -> Result<Vec<Sha1>, Error> {
     let jobs = jobs(sources, JOB_BYTES);
     let mut hashes = Vec::with_capacity(sources.len());
     let mut hasher = sha1::Sha1::new();
@@ -498,11 +507,7 @@ impl Check<'_> {
                 let found = Sha1(std::mem::take(&mut self.hasher).finalize().into());
                 let (source, expected) = &self.contents[self.next];
                 if found != *expected {
-                    let path = match &source.kind {
-                        Kind::File { path, .. } => path.clone(),
-                        _ => PathBuf::from(expected.to_string()),
-                    };
-                    return Err(Error::Capture { path, what: "it changed while it was read" });
+                    return Err(source.changed());
                 }
                 self.next += 1;
             }

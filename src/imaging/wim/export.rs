@@ -54,6 +54,7 @@ pub fn export(wim: &Wim, images: &[u32], file: &Path, options: &Options, progres
         image(wim, *index, &mut writer, options, &mut wanted)?;
         report.images += 1;
     }
+    writer.begin_contents()?;
     let new = wanted.new_places(wim, &writer);
     report.contents = new.len() as u64;
     report.bytes = new.iter().map(|place| wim.blobs[*place].plain_bytes).sum();
@@ -105,7 +106,7 @@ fn image(wim: &Wim, index: u32, writer: &mut Writer, options: &Options, wanted: 
     let mut info = wim.images.iter().find(|image| image.index == index).cloned().unwrap_or_default();
     info.name = options.name.clone().unwrap_or(info.name);
     info.description = options.description.clone().unwrap_or(info.description);
-    writer.add_image(&metadata::emit(&tree), info)?;
+    writer.add_image(metadata::emit(&tree), info)?;
     Ok(())
 }
 

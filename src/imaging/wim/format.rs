@@ -21,6 +21,9 @@ pub const PIPABLE_CHUNK_HEADER_BYTES: u64 = 4;
 /// In pipable files each blob is announced in the stream: magic, plain length, SHA-1, flags.
 pub const PIPABLE_BLOB_HEADER_BYTES: usize = 40;
 
+/// Begins each announcement.
+const PIPABLE_BLOB_MAGIC: u64 = 0x2b9b_9ba2_443d_b9d8;
+
 const MAGIC: &[u8; 8] = b"MSWIM\0\0\0";
 const MAGIC_PIPABLE: &[u8; 8] = b"WLPWM\0\0\0";
 /// Whether a file that begins with `bytes` is a WIM, by its first 8 bytes.
@@ -215,6 +218,15 @@ impl ResourceHeader {
         bytes.extend(self.offset.to_le_bytes());
         bytes.extend(self.plain_bytes.to_le_bytes());
     }
+}
+
+/// The announcement of a resource in a pipable file. 40 bytes: magic (8), plain length (8), SHA-1 (20), flags (4).
+pub fn emit_announcement(plain_bytes: u64, hash: &Sha1, flags: u8) -> Vec<u8> {
+    let mut bytes = PIPABLE_BLOB_MAGIC.to_le_bytes().to_vec();
+    bytes.extend(plain_bytes.to_le_bytes());
+    bytes.extend(hash.0);
+    bytes.extend(u32::from(flags).to_le_bytes());
+    bytes
 }
 
 /// One row of the blob table. 50 bytes: resource header (24), part (2), references (4), SHA-1 (20).

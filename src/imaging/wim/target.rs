@@ -17,6 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, mkdirat, mknodat, utimensat,
 };
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, statfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
 
@@ -49,7 +50,7 @@ impl<'a> Target<'a> {
     pub fn open(path: &Path, tree: &'a Tree) -> io::Result<Target<'a>> {
         std::fs::create_dir_all(path)?;
         let root = File::open(path)?;
-        let is_ntfs = xattr::value_at(path, c"system.ntfs_attrib_be").is_ok();
+        let is_ntfs = is_ntfs_3g(path);
         let target = Target {
             tree,
             root: Arc::new(root.into()),
@@ -72,7 +73,7 @@ impl<'a> Target<'a> {
             tree,
             root: Arc::new(root.into()),
             open: Mutex::default(),
-            is_ntfs: xattr::value_at(path, c"system.ntfs_attrib_be").is_ok(),
+            is_ntfs: is_ntfs_3g(path),
             is_fresh,
             streams_are_files: false,
             folds_case: false,
@@ -354,6 +355,12 @@ fn settled<T>(act: impl Fn() -> io::Result<T>) -> io::Result<T> {
 fn time_spec(time: u64) -> TimeSpec {
     let seconds = i64::try_from(time / 10_000_000).unwrap_or(i64::MAX) - 11_644_473_600;
     TimeSpec::new(seconds, (time % 10_000_000 * 100) as i64)
+}
+
+/// The kernel's own driver (ntfs3) has the attribute as well, but no streams, short names and reparse points.
+fn is_ntfs_3g(path: &Path) -> bool {
+    let is_fuse = statfs(path).is_ok_and(|found| found.filesystem_type() == FUSE_SUPER_MAGIC);
+    is_fuse && xattr::value_at(path, c"system.ntfs_attrib_be").is_ok()
 }
 
 /// Tries it: file systems tell in no other way that holds for all of them.

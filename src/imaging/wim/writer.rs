@@ -1,5 +1,6 @@
 //! Writes WIM files: contents in order, each once, metadata of images, then blob table, XML, integrity table, and the
-//! header last.
+//! header last. In a pipable file the XML and all metadata come first, each resource is announced, and the header that
+//! tells where everything is comes at the very end, so that it is written and read from its first byte to its last.
 //!
 //! A new file gets its name when it is whole. To a file that exists, images are appended behind all that it holds; its
 //! header, which until then tells of the file as it was, is written last.
@@ -34,12 +35,14 @@ pub struct Shape {
     pub integrity: bool,
     /// Parts of a split set are at most this long, unless one content is longer.
     pub part_bytes_max: u64,
+    /// To be read from a pipe, as wimlib does.
+    pub pipable: bool,
     pub guid: [u8; 16],
 }
 
 impl Shape {
     pub fn new(compression: Compression, guid: [u8; 16]) -> Shape {
-        Shape { compression, integrity: false, part_bytes_max: u64::MAX, guid }
+        Shape { compression, integrity: false, part_bytes_max: u64::MAX, pipable: false, guid }
     }
 }
 
@@ -51,6 +54,8 @@ pub struct Writer {
     part_bytes_max: u64,
     by_hash: HashMap<Sha1, (usize, usize)>,
     metadata: Vec<BlobEntry>,
+    /// Metadata of a pipable file until all images are known.
+    waiting: Vec<Vec<u8>>,
     images: Vec<ImageInfo>,
     /// Fields that stay as they are.
     header: Header,
@@ -99,9 +104,12 @@ impl Writer {
             Compression::Lzx => format::FLAG_COMPRESSED | format::FLAG_LZX,
             Compression::Lzms => return Err(refused(path, "nothing here writes LZMS")),
         };
+        if shape.pipable && shape.part_bytes_max != u64::MAX {
+            return Err(refused(path, "a pipable file is no split set"));
+        }
         let chunk_bytes = if compressed == 0 { 0 } else { CHUNK_BYTES };
         let header = Header {
-            pipable: false,
+            pipable: shape.pipable,
             version: format::VERSION_DEFAULT,
             flags: compressed,
             chunk_bytes,
@@ -123,6 +131,7 @@ impl Writer {
             part_bytes_max: shape.part_bytes_max,
             by_hash: HashMap::new(),
             metadata: Vec::new(),
+            waiting: Vec::new(),
             images: Vec::new(),
             header,
             integrity: shape.integrity,
@@ -165,6 +174,7 @@ impl Writer {
             part_bytes_max: u64::MAX,
             by_hash,
             metadata,
+            waiting: Vec::new(),
             images: wim.images,
             integrity: integrity || header.integrity.stored_bytes > 0,
             header,
@@ -237,8 +247,13 @@ impl Writer {
 
     fn open(&self, plain_bytes: u64, table_bytes: u64) -> Open {
         let part = self.parts.len() - 1;
-        let offset = self.parts[part].position;
+        let offset = self.parts[part].position + self.announcement_bytes();
         Open { part, offset, plain_bytes, table_bytes, written: 0, chunk_bytes: Vec::new() }
+    }
+
+    /// Before each resource.
+    fn announcement_bytes(&self) -> u64 {
+        if self.header.pipable { format::PIPABLE_BLOB_HEADER_BYTES as u64 } else { 0 }
     }
 
     /// Goes on in a new part when this one would become too long.
@@ -254,9 +269,16 @@ impl Writer {
 
     /// The next chunks.
     pub fn append(&self, open: &mut Open, bytes: &[u8], chunk_bytes: &[u32]) -> Result<(), Error> {
-        self.parts[open.part].put(bytes, open.offset + open.table_bytes + open.written)?;
-        open.written += bytes.len() as u64;
         open.chunk_bytes.extend(chunk_bytes);
+        let part = &self.parts[open.part];
+        if !self.header.pipable {
+            part.put(bytes, open.offset + open.table_bytes + open.written)?;
+            open.written += bytes.len() as u64;
+            return Ok(());
+        }
+        let bytes = with_lengths(bytes, chunk_bytes);
+        part.put(&bytes, open.offset + open.written)?;
+        open.written += bytes.len() as u64;
         Ok(())
     }
 
@@ -266,7 +288,7 @@ impl Writer {
             self.refer(&hash);
             return Ok(());
         }
-        let resource = self.end_resource(&open, 0)?;
+        let resource = self.end_resource(&open, 0, &hash)?;
         self.add_row(resource, hash, 1);
         Ok(())
     }
@@ -278,7 +300,7 @@ impl Writer {
         rows.push(BlobEntry { resource, part: place as u16 + 1, references, hash });
     }
 
-    fn end_resource(&mut self, open: &Open, flags: u8) -> Result<ResourceHeader, Error> {
+    fn end_resource(&mut self, open: &Open, flags: u8, hash: &Sha1) -> Result<ResourceHeader, Error> {
         let mut table = Vec::with_capacity(open.table_bytes as usize);
         let mut offset = 0u64;
         for bytes in open.chunk_bytes.iter().take(open.chunk_bytes.len().saturating_sub(1)) {
@@ -288,14 +310,18 @@ impl Writer {
                 false => table.extend((offset as u32).to_le_bytes()),
             }
         }
+        let compressed = if self.compression == Compression::None { 0 } else { format::RESOURCE_COMPRESSED };
+        let flags = flags | compressed;
         let part = &mut self.parts[open.part];
+        if self.header.pipable {
+            part.put(&format::emit_announcement(open.plain_bytes, hash, flags), part.position)?;
+        }
         if open.table_bytes > 0 {
-            part.put(&table, open.offset)?;
+            // In a pipable file behind the chunks, whose lengths nobody knows before.
+            part.put(&table, open.offset + if self.header.pipable { open.written } else { 0 })?;
         }
         let stored_bytes = open.table_bytes + open.written;
         part.position = open.offset + stored_bytes;
-        let compressed = if self.compression == Compression::None { 0 } else { format::RESOURCE_COMPRESSED };
-        let flags = flags | compressed;
         Ok(ResourceHeader { stored_bytes, flags, offset: open.offset, plain_bytes: open.plain_bytes })
     }
 
@@ -338,12 +364,26 @@ impl Writer {
             return self.end(open, hash);
         }
         self.make_room(plain.len() as u64)?;
-        let resource = self.plain_resource(self.parts.len() - 1, plain, 0)?;
+        let resource = self.plain_resource(self.parts.len() - 1, plain, 0, &hash)?;
         self.add_row(resource, hash, 1);
         Ok(())
     }
 
-    fn plain_resource(&mut self, part: usize, plain: &[u8], flags: u8) -> Result<ResourceHeader, Error> {
+    fn plain_resource(&mut self, part: usize, plain: &[u8], flags: u8, hash: &Sha1) -> Result<ResourceHeader, Error> {
+        if self.header.pipable {
+            let announcement = format::emit_announcement(plain.len() as u64, hash, flags);
+            self.bare_resource(part, &announcement, 0)?;
+        }
+        self.bare_resource(part, plain, flags)
+    }
+
+    /// Blob table or XML, whose hash stands nowhere but in a pipable file.
+    fn table_resource(&mut self, part: usize, plain: &[u8]) -> Result<ResourceHeader, Error> {
+        let hash = if self.header.pipable { Sha1(sha1::Sha1::digest(plain).into()) } else { Sha1::ZERO };
+        self.plain_resource(part, plain, format::RESOURCE_METADATA, &hash)
+    }
+
+    fn bare_resource(&mut self, part: usize, plain: &[u8], flags: u8) -> Result<ResourceHeader, Error> {
         let part = &mut self.parts[part];
         part.put(plain, part.position)?;
         let bytes = plain.len() as u64;
@@ -363,6 +403,7 @@ impl Writer {
     /// An error when solid resources of this file could not be read by others.
     pub fn check_solid(&self) -> Result<(), Error> {
         match self.compression {
+            _ if self.header.pipable => Err(refused(&self.path, "a pipable file holds no solid resources")),
             Compression::None => {
                 Err(refused(&self.path, "contents are stored together only where they are compressed"))
             }
@@ -370,12 +411,35 @@ impl Writer {
         }
     }
 
-    /// Writes an image's metadata. In a set it comes first: all metadata is in the first part.
-    pub fn add_image(&mut self, metadata: &[u8], mut image: ImageInfo) -> Result<u32, Error> {
+    /// Writes an image's metadata. In a set it comes first: all metadata is in the first part. In a pipable file it waits
+    /// until the contents begin.
+    pub fn add_image(&mut self, metadata: Vec<u8>, mut image: ImageInfo) -> Result<u32, Error> {
         self.check_name(&image.name)?;
+        image.index = self.images.len() as u32 + 1;
+        self.images.push(image);
+        match self.header.pipable {
+            true => self.waiting.push(metadata),
+            false => self.put_metadata(&metadata)?,
+        }
+        Ok(self.images.len() as u32)
+    }
+
+    /// All images have been added: a pipable file begins with what they are.
+    pub fn begin_contents(&mut self) -> Result<(), Error> {
+        if !self.header.pipable {
+            return Ok(());
+        }
+        self.header.images = self.images.len() as u32;
+        self.parts[0].put(&self.header.emit(), 0)?;
+        self.table_resource(0, &xml::emit(&self.images, None))?;
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.iter().try_for_each(|metadata| self.put_metadata(metadata))
+    }
+
+    fn put_metadata(&mut self, metadata: &[u8]) -> Result<(), Error> {
         let hash = Sha1(sha1::Sha1::digest(metadata).into());
         let resource = match self.compression {
-            Compression::None => self.plain_resource(0, metadata, format::RESOURCE_METADATA)?,
+            Compression::None => self.plain_resource(0, metadata, format::RESOURCE_METADATA, &hash)?,
             _ => {
                 let mut open = self.begin(metadata.len() as u64, 0)?;
                 let (mut packed, mut chunk_bytes) = Default::default();
@@ -387,13 +451,11 @@ impl Writer {
                     &mut chunk_bytes,
                 );
                 self.append(&mut open, &packed, &chunk_bytes)?;
-                self.end_resource(&open, format::RESOURCE_METADATA)?
+                self.end_resource(&open, format::RESOURCE_METADATA, &hash)?
             }
         };
         self.metadata.push(BlobEntry { resource, part: 1, references: 1, hash });
-        image.index = self.metadata.len() as u32;
-        self.images.push(image);
-        Ok(self.metadata.len() as u32)
+        Ok(())
     }
 
     /// Writes all that describes the contents, gives each part its name and returns their length together.
@@ -422,15 +484,14 @@ impl Writer {
             self.metadata.iter().for_each(|row| row.emit(&mut table));
         }
         self.parts[number].rows.iter().for_each(|row| row.emit(&mut table));
-        let flags = format::RESOURCE_METADATA;
         let mut header = Header { part: number as u16 + 1, ..self.header.clone() };
-        header.blob_table = self.plain_resource(number, &table, flags)?;
+        header.blob_table = self.table_resource(number, &table)?;
         let covered = self.parts[number].position;
-        header.xml = self.plain_resource(number, &xml::emit(&self.images, contents), flags)?;
+        header.xml = self.table_resource(number, &xml::emit(&self.images, Some(contents)))?;
         header.integrity = ResourceHeader::default();
         if self.integrity {
             let table = self.parts[number].integrity_table(covered)?;
-            header.integrity = self.plain_resource(number, &table.emit(), 0)?;
+            header.integrity = self.bare_resource(number, &table.emit(), 0)?;
         }
         Ok(header)
     }
@@ -485,7 +546,11 @@ impl PartFile {
             if matches!(self.begun, Begun::Appended { .. }) {
                 self.file.sync_all()?;
             }
-            self.file.write_all_at(&header.emit(), 0)?;
+            let offset = if header.pipable { self.position } else { 0 };
+            self.file.write_all_at(&header.emit(), offset)?;
+            if header.pipable {
+                self.position += format::HEADER_BYTES as u64;
+            }
             self.file.sync_all()?;
             if let Begun::New { temporary } = &self.begun {
                 std::fs::rename(temporary, &self.path)?;
@@ -512,6 +577,22 @@ pub fn pack(
         }
         chunk_bytes.push((packed.len() - start) as u32);
     }
+}
+
+/// Each chunk of a pipable resource after its length; what has no chunks is as it is.
+fn with_lengths(bytes: &[u8], chunk_bytes: &[u32]) -> Vec<u8> {
+    if chunk_bytes.is_empty() {
+        return bytes.to_vec();
+    }
+    let mut all = Vec::with_capacity(bytes.len() + 4 * chunk_bytes.len());
+    let mut rest = bytes;
+    for len in chunk_bytes {
+        let (chunk, behind) = rest.split_at(*len as usize);
+        all.extend(len.to_le_bytes());
+        all.extend(chunk);
+        rest = behind;
+    }
+    all
 }
 
 /// `x.swm`, `x2.swm`, `x3.swm` ...

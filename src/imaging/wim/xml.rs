@@ -141,13 +141,14 @@ fn hexadecimal(text: &str) -> u64 {
     u64::from(u32::from_str_radix(digits, 16).unwrap_or(0))
 }
 
-/// The XML for `images`; `stored_bytes` is what all resources take in the file.
-pub fn emit(images: &[ImageInfo], stored_bytes: u64) -> Vec<u8> {
+/// The XML for `images`; `stored_bytes` is what all resources take in the file, where that is known.
+pub fn emit(images: &[ImageInfo], stored_bytes: Option<u64>) -> Vec<u8> {
     let mut text = String::from("\u{feff}<WIM>");
     for image in images {
         emit_image(&mut text, image).expect("writing to a string does not fail");
     }
-    write!(text, "<TOTALBYTES>{stored_bytes}</TOTALBYTES></WIM>").expect("writing to a string does not fail");
+    let stored = stored_bytes.map_or_else(String::new, |bytes| format!("<TOTALBYTES>{bytes}</TOTALBYTES>"));
+    write!(text, "{stored}</WIM>").expect("writing to a string does not fail");
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
@@ -202,7 +203,7 @@ mod tests {
                 hard_link_bytes: numbers[3], created: numbers[4], modified: numbers[5], edition: "Pro".to_owned(),
                 other: "<WINDOWS><EDITIONID>Pro</EDITIONID></WINDOWS>".to_owned(),
             };
-            prop_assert_eq!(parse(&emit(std::slice::from_ref(&image), 5)).unwrap(), vec![image]);
+            prop_assert_eq!(parse(&emit(std::slice::from_ref(&image), Some(5))).unwrap(), vec![image]);
         }
 
         #[test]

@@ -148,3 +148,50 @@ fn an_append_that_fails_leaves_the_file_as_it_was() {
     assert!(fs::read(path("x.wim")).unwrap() == before);
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 2, "nothing else is left behind");
 }
+
+/// The file as a pipe gives it: from its first byte to its last, never back.
+fn check_piped(file: &Path, tree: &Path, work: &Path) {
+    let piped = work.join("piped");
+    let mut command = Command::new("wimlib-imagex");
+    command.arg("apply").arg("-").arg("1").arg(&piped).arg("--unix-data").stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = command.stdin(Stdio::piped()).spawn() else { return };
+    let mut pipe = child.stdin.take().unwrap();
+    std::io::copy(&mut fs::File::open(file).unwrap(), &mut pipe).unwrap();
+    drop(pipe);
+    assert!(child.wait().unwrap().success(), "wimlib applies from a pipe");
+    assert_eq!(snapshot(&piped), snapshot(tree), "applied by wimlib from a pipe");
+    fs::remove_dir_all(piped).unwrap();
+}
+
+#[test]
+fn what_we_capture_pipable_is_applied_from_a_pipe() {
+    let pipable = |compression| capture::Options { pipable: true, integrity: true, ..capture_options(compression) };
+    for (number, compression) in [Compression::None, Compression::Xpress, Compression::Lzx].into_iter().enumerate() {
+        for seed in (0..6).map(|seed| 1600 + 10 * number as u64 + seed) {
+            let temporary = tempfile::tempdir().unwrap();
+            let path = |name: &str| temporary.path().join(name);
+            fs::create_dir(path("tree")).unwrap();
+            make_tree(&path("tree"), seed);
+            capture::capture(&path("tree"), &path("x.wim"), &pipable(compression), &Default::default()).unwrap();
+            check_file(&path("x.wim"), &path("tree"), temporary.path(), &format!("seed {seed}, pipable"));
+            check_piped(&path("x.wim"), &path("tree"), temporary.path());
+            // Exported, from pipable to pipable and back.
+            let wim = Wim::open(&path("x.wim"), OnDamage::Stop).unwrap();
+            assert!(wim.header().pipable);
+            for (name, is_pipable) in [("piped.wim", true), ("plain.wim", false)] {
+                let shape = Shape { pipable: is_pipable, ..Shape::new(Compression::Xpress, [9; 16]) };
+                let options = export::Options { shape, ..export_options(Compression::Xpress) };
+                export::export(&wim, &[1], &path(name), &options, &Default::default()).unwrap();
+                check_file(&path(name), &path("tree"), temporary.path(), name);
+            }
+            check_piped(&path("piped.wim"), &path("tree"), temporary.path());
+        }
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let (tree, file) = (temporary.path().join("tree"), temporary.path().join("x.wim"));
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a"), "a").unwrap();
+    let solid = capture::Options { solid: true, ..pipable(Compression::Lzx) };
+    let refused = capture::capture(&tree, &file, &solid, &Default::default()).unwrap_err();
+    assert!(refused.to_string().contains("holds no solid resources"), "{refused}");
+}
