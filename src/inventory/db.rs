@@ -13,9 +13,10 @@ use crate::db::{Db, Error, Migration};
 use crate::fleet::MachineId;
 use crate::stdx::time::{Clock, Timestamp};
 
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    name: "inventory-1",
-    sql: "
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        name: "inventory-1",
+        sql: "
         CREATE TABLE inventory (
             machine TEXT PRIMARY KEY REFERENCES machine(id) ON DELETE CASCADE, hardware TEXT, hardware_at INTEGER,
             os TEXT, software_at INTEGER);
@@ -28,7 +29,9 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
             id INTEGER PRIMARY KEY, machine TEXT NOT NULL REFERENCES machine(id) ON DELETE CASCADE,
             at INTEGER NOT NULL, subject TEXT NOT NULL, name TEXT NOT NULL, before TEXT, after TEXT);
         CREATE INDEX inventory_change_machine ON inventory_change (machine, at);",
-}];
+    },
+    Migration { name: "inventory-2", sql: "ALTER TABLE inventory ADD COLUMN running TEXT" },
+];
 
 /// Changes of one machine that are kept; older ones are forgotten first. A distribution upgrade makes some 2,000.
 const CHANGES_KEPT_MAX: i64 = 20_000;
@@ -93,7 +96,7 @@ impl Inventory {
         self.db.read(|c| {
             let known = os_of(c, machine)?;
             let Some((os, at)) = known else { return Ok(None) };
-            Ok(Some(Kept { at, what: Software { os, packages: packages_of(c, machine)? } }))
+            Ok(Some(Kept { at, what: software_of(c, machine, os)? }))
         })
     }
 
@@ -133,15 +136,16 @@ fn record_hardware(tx: &Transaction<'_>, machine: &MachineId, now_has: &Hardware
 
 fn record_software(tx: &Transaction<'_>, machine: &MachineId, now_has: &Software, now: Timestamp) -> Result<(), Error> {
     let known = os_of(tx, machine)?;
-    let before = Software { os: known.clone().unwrap_or_default().0, packages: packages_of(tx, machine)? };
+    let before = software_of(tx, machine, known.clone().unwrap_or_default().0)?;
     if known.is_some() {
         record_changes(tx, machine, &difference::software(&before, now_has), now)?;
     }
     tx.prepare_cached(
-        "INSERT INTO inventory (machine, os, software_at) VALUES (?1, ?2, ?3)
-         ON CONFLICT (machine) DO UPDATE SET os = excluded.os, software_at = excluded.software_at",
+        "INSERT INTO inventory (machine, os, running, software_at) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (machine) DO UPDATE
+            SET os = excluded.os, running = excluded.running, software_at = excluded.software_at",
     )?
-    .execute((machine.as_str(), json!(now_has.os).to_string(), now.milliseconds()))?;
+    .execute((machine.as_str(), json!(now_has.os).to_string(), running_text(now_has), now.milliseconds()))?;
     let mut remove = tx.prepare_cached(
         "DELETE FROM inventory_package
          WHERE machine = ?1 AND manager = ?2 AND name = ?3 AND architecture = ?4 AND version = ?5",
@@ -196,6 +200,21 @@ fn os_of(c: &rusqlite::Connection, machine: &MachineId) -> Result<Option<(Os, Ti
         .query_row([machine.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
         .optional()?;
     Ok(row.map(|(text, at)| (serde_json::from_str(&text).unwrap_or_default(), Timestamp::from_milliseconds(at))))
+}
+
+/// What runs and who may use it, in one text: it is shown and asked through views, and never looked up by machine alone.
+fn running_text(software: &Software) -> String {
+    json!({ "services": software.services, "ports": software.ports, "accounts": software.accounts }).to_string()
+}
+
+fn software_of(c: &rusqlite::Connection, machine: &MachineId, os: Os) -> Result<Software, Error> {
+    let text: Option<String> = c
+        .prepare_cached("SELECT running FROM inventory WHERE machine = ?1")?
+        .query_row([machine.as_str()], |row| row.get(0))
+        .optional()?
+        .flatten();
+    let running: Software = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    Ok(Software { os, packages: packages_of(c, machine)?, ..running })
 }
 
 /// Sorted, as `Package` sorts.
@@ -260,6 +279,28 @@ mod tests {
         assert_eq!(changes.len(), 3);
         assert!(changes.iter().any(|c| c.change.name == "b:all" && c.change.after.as_deref() == Some("2")));
         assert!(inventory.changes(&machine, Timestamp::from_milliseconds(1001), 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn services_ports_and_accounts_are_kept_and_their_changes_remembered() {
+        use crate::inventory::model::{Account, Port, Service};
+        let folder = tempfile::tempdir().unwrap();
+        let (inventory, machine) = inventory(&folder);
+        let service = |enabled| Service { name: "ssh.service".into(), enabled, running: true };
+        let port = Port { protocol: "tcp".into(), address: "0.0.0.0".into(), port: 22, program: Some("sshd".into()) };
+        let account = Account { name: "ops".into(), uid: 1000, shell: "/bin/sh".into(), groups: vec!["adm".into()] };
+        let report = |services: Vec<Service>, ports: Vec<Port>| {
+            let software = Software { services, ports, accounts: vec![account.clone()], ..Software::default() };
+            ReportInventory { software: Some(software), ..ReportInventory::default() }
+        };
+        inventory.record(&machine, &report(vec![service(true)], Vec::new())).unwrap();
+        inventory.record(&machine, &report(vec![service(false)], vec![port.clone()])).unwrap();
+        let kept = inventory.software(&machine).unwrap().unwrap().what;
+        assert_eq!((kept.services, kept.ports, kept.accounts), (vec![service(false)], vec![port], vec![account]));
+        let changes = inventory.changes(&machine, Timestamp::default(), 10).unwrap();
+        let mut subjects: Vec<&str> = changes.iter().map(|dated| dated.change.subject.as_str()).collect();
+        subjects.sort_unstable();
+        assert_eq!(subjects, ["port", "service"]);
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::model::{Hardware, Software};
+use super::model::{Account, Hardware, Port, Software};
 
 /// One thing that is new, gone or different.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// `hardware`, `package` or `os`.
+    /// `hardware`, `os`, `package`, `service`, `port` or `account`.
     pub subject: String,
     /// What: `disks[QM0001].firmware`, or the package's name.
     pub name: String,
@@ -51,7 +51,31 @@ pub fn software(before: &Software, after: &Software) -> Vec<Change> {
     };
     let mut changes = compare("os", &os(before), &os(after));
     changes.extend(compare("package", &packages(before), &packages(after)));
+    changes.extend(compare("service", &services(before), &services(after)));
+    changes.extend(compare("port", &ports(before), &ports(after)));
+    changes.extend(compare("account", &accounts(before), &accounts(after)));
     changes
+}
+
+/// Whether they start with the system; that they run comes and goes with the hour.
+fn services(software: &Software) -> BTreeMap<String, String> {
+    let enabled = software.services.iter().filter(|service| service.enabled);
+    enabled.map(|service| (service.name.clone(), "enabled".to_owned())).collect()
+}
+
+fn ports(software: &Software) -> BTreeMap<String, String> {
+    let row = |port: &Port| {
+        let name = format!("{} {}:{}", port.protocol, port.address, port.port);
+        (name, port.program.clone().unwrap_or_default())
+    };
+    software.ports.iter().map(row).collect()
+}
+
+fn accounts(software: &Software) -> BTreeMap<String, String> {
+    let row = |account: &Account| {
+        (account.name.clone(), format!("{} {} {}", account.uid, account.shell, account.groups.join(",")))
+    };
+    software.accounts.iter().map(row).collect()
 }
 
 fn compare(subject: &str, before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Vec<Change> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::model::{
     Adapter, Battery, Board, Chassis, Disk, Firmware, Hardware, Memory, PciDevice, Processor, System, Tpm, UsbDevice,
 };
-use super::tpm;
+use super::{smbios, tpm};
 use crate::stdx::interface;
 
 /// What the machine at `root` (`/` for the running one) is made of. What cannot be read is left out.
@@ -123,7 +123,8 @@ fn memory(root: &Path) -> Memory {
     let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
     let kibibytes: u64 = total.trim().trim_end_matches("kB").trim().parse().unwrap_or(0);
-    Memory { total_bytes: kibibytes << 10, modules: Vec::new() }
+    let table = fs::read(root.join("sys/firmware/dmi/tables/DMI")).unwrap_or_default();
+    Memory { total_bytes: kibibytes << 10, modules: smbios::memory_modules(&table) }
 }
 
 /// Whole disks. Left out: what has no device behind it (loop, RAM, device mapper), optical drives, and NVMe's hidden

@@ -20,6 +20,10 @@ pub mod model;
 #[cfg(feature = "server")]
 pub mod query;
 #[cfg(feature = "agent")]
+pub mod running;
+#[cfg(feature = "agent")]
+pub mod smbios;
+#[cfg(feature = "agent")]
 pub mod software;
 #[cfg(feature = "agent")]
 pub mod tpm;

@@ -232,6 +232,40 @@ pub struct Battery {
 pub struct Software {
     pub os: Os,
     pub packages: Vec<Package>,
+    pub services: Vec<Service>,
+    pub ports: Vec<Port>,
+    pub accounts: Vec<Account>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Service {
+    /// The unit's name: `ssh.service`.
+    pub name: String,
+    /// It starts with the system.
+    pub enabled: bool,
+    pub running: bool,
+}
+
+/// A socket that waits for others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Port {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    pub address: String,
+    pub port: u16,
+    /// The program behind it, where it may be seen.
+    pub program: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Account {
+    pub name: String,
+    pub uid: u32,
+    pub shell: String,
+    pub groups: Vec<String>,
 }
 
 /// os-release(5) and uname(2).

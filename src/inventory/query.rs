@@ -80,6 +80,36 @@ pub const VIEWS: &[View] = &[
               FROM main.inventory_package p JOIN main.machine m ON m.id = p.machine",
     },
     View {
+        name: "memory_modules",
+        about: "one row a memory module: machine, slot, bytes, kind, mega_transfers, manufacturer, serial, part",
+        sql: "SELECT m.name AS machine, d.value ->> '$.slot' AS slot, d.value ->> '$.bytes' AS bytes,
+                d.value ->> '$.kind' AS kind, d.value ->> '$.mega_transfers' AS mega_transfers,
+                d.value ->> '$.manufacturer' AS manufacturer, d.value ->> '$.serial' AS serial,
+                d.value ->> '$.part' AS part
+              FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.hardware, '$.memory.modules') d",
+    },
+    View {
+        name: "services",
+        about: "one row a service: machine, service, enabled, running",
+        sql: "SELECT m.name AS machine, s.value ->> '$.name' AS service, s.value ->> '$.enabled' AS enabled,
+                s.value ->> '$.running' AS running
+              FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.running, '$.services') s",
+    },
+    View {
+        name: "ports",
+        about: "one row a listening port: machine, protocol, address, port, program",
+        sql: "SELECT m.name AS machine, p.value ->> '$.protocol' AS protocol, p.value ->> '$.address' AS address,
+                p.value ->> '$.port' AS port, p.value ->> '$.program' AS program
+              FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.running, '$.ports') p",
+    },
+    View {
+        name: "accounts",
+        about: "one row an account: machine, account, uid, shell, groups",
+        sql: "SELECT m.name AS machine, a.value ->> '$.name' AS account, a.value ->> '$.uid' AS uid,
+                a.value ->> '$.shell' AS shell, a.value ->> '$.groups' AS groups
+              FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.running, '$.accounts') a",
+    },
+    View {
         name: "changes",
         about: "one row a change: machine, at, subject, name, before, after",
         sql: "SELECT m.name AS machine, c.at, c.subject, c.name, c.before, c.after

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::model::{Os, PACKAGES_MAX, Package, Software};
+use super::running;
 
 /// The database of a package manager cannot be larger than this: Debian's with 4,000 packages takes 4 MB.
 const DATABASE_BYTES_MAX: u64 = 256 << 20;
@@ -11,7 +12,13 @@ const DATABASE_BYTES_MAX: u64 = 256 << 20;
 /// What is installed on the system at `root`.
 pub fn collect(root: &Path) -> Software {
     let status = bounded_text(&root.join("var/lib/dpkg/status")).unwrap_or_default();
-    Software { os: os(root), packages: dpkg_packages(&status) }
+    Software {
+        os: os(root),
+        packages: dpkg_packages(&status),
+        services: running::services(root),
+        ports: running::ports(root),
+        accounts: running::accounts(root),
+    }
 }
 
 /// The packages of a dpkg status file (deb822: stanzas of `Field: value`, continued by indented lines) that dpkg has as
