@@ -173,7 +173,7 @@ pub fn machine_section(inventory: &Inventory, machine: &Machine) -> Markup {
     let software = inventory.software(&machine.id).ok().flatten();
     html! {
         @if let Some(hardware) = &hardware {
-            (section("Hardware", &html! { (summary(&hardware.what)) (disks(&hardware.what.disks)) (adapters(&hardware.what.adapters)) p.hint { "Reported " (instant(hardware.at)) } }))
+            (section("Hardware", &html! { (summary(&hardware.what)) (disks(&hardware.what.disks)) (adapters(&hardware.what.adapters)) (modules(&hardware.what)) (devices(&hardware.what)) p.hint { "Reported " (instant(hardware.at)) } }))
         }
         @if let Some(software) = &software {
             (section("Installed software", &html! {
@@ -209,7 +209,7 @@ fn summary(hardware: &Hardware) -> Markup {
 
 fn disks(disks: &[Disk]) -> Markup {
     html! {
-        (table(&["Disk", "Size", "Model", "Serial", "Connected by"], &html! {
+        (table(&["Disk", "Size", "Model", "Serial", "Connected by", "Health"], &html! {
             @for disk in disks {
                 tr {
                     td { (disk.name) }
@@ -217,15 +217,72 @@ fn disks(disks: &[Disk]) -> Markup {
                     td { (disk.model.as_deref().unwrap_or("-")) }
                     td { (disk.serial.as_deref().unwrap_or("-")) }
                     td { (disk.transport.as_deref().unwrap_or("-")) @if disk.rotational { ", rotating" } }
+                    td { (health(disk)) }
                 }
             }
         }))
     }
 }
 
+fn health(disk: &Disk) -> Markup {
+    let Some(health) = &disk.health else { return html! { "not said" } };
+    let counts = [
+        (health.reallocated_sectors, "reallocated sectors"),
+        (health.pending_sectors, "pending sectors"),
+        (health.lost_sectors, "lost sectors"),
+        (health.media_errors, "media errors"),
+    ];
+    let counts =
+        counts.into_iter().filter_map(|(count, what)| count.filter(|count| *count > 0).map(|count| (count, what)));
+    html! {
+        @if health.failing { (badge(Tone::Bad, "failing")) } @else { (badge(Tone::Good, "good")) }
+        @if let Some(percent) = health.percent_used { ", " (percent) " % used" }
+        @for (count, what) in counts { ", " (count) " " (what) }
+    }
+}
+
+/// What is not a part of the board's own plumbing comes first in nobody's list, so it is folded.
+fn devices(hardware: &Hardware) -> Markup {
+    let name = |numbers: [&str; 2], names: [&Option<String>; 2]| {
+        let named: Vec<&str> = names.into_iter().flatten().map(String::as_str).collect();
+        if named.is_empty() { numbers.join(":") } else { named.join(" ") }
+    };
+    folded(
+        "PCI and USB devices",
+        &table(
+            &["Where", "What", "Name"],
+            &html! {
+                @for device in &hardware.pci {
+                    tr { td { (device.address) } td { (device.kind.as_deref().unwrap_or(&device.class)) } td { (name([&device.vendor, &device.device], [&device.vendor_name, &device.device_name])) } }
+                }
+                @for device in &hardware.usb {
+                    tr { td { "USB " (device.address) } td { (device.product.as_deref().unwrap_or("-")) } td { (name([&device.vendor, &device.device], [&device.vendor_name, &device.device_name])) } }
+                }
+            },
+        ),
+    )
+}
+
+/// Nothing where the firmware does not say.
+fn modules(hardware: &Hardware) -> Markup {
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    html! {
+        @if !hardware.memory.modules.is_empty() {
+            (table(&["Memory", "Size", "Kind", "Maker", "Part", "Serial"], &html! {
+                @for module in &hardware.memory.modules {
+                    tr {
+                        td { (text(&module.slot)) } td { (size(module.bytes)) } td { (text(&module.kind)) }
+                        td { (text(&module.manufacturer)) } td { (text(&module.part)) } td { (text(&module.serial)) }
+                    }
+                }
+            }))
+        }
+    }
+}
+
 fn adapters(adapters: &[Adapter]) -> Markup {
     table(
-        &["Adapter", "Hardware address", "Link", "Driver"],
+        &["Adapter", "Hardware address", "Link", "Switch and port", "Driver"],
         &html! {
             @for adapter in adapters {
                 tr {
@@ -235,6 +292,7 @@ fn adapters(adapters: &[Adapter]) -> Markup {
                         @if adapter.link { (badge(Tone::Good, "up")) @if let Some(rate) = adapter.megabits { " " (rate) " Mbit/s" } }
                         @else { (badge(Tone::Quiet, "down")) }
                     }
+                    td { @if let Some(there) = &adapter.neighbour { (there.system.as_ref().unwrap_or(&there.chassis)) ", " (there.port) } @else { "-" } }
                     td { (adapter.driver.as_deref().unwrap_or("-")) }
                 }
             }

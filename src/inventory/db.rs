@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::difference::{self, Change};
 use super::link::ReportInventory;
 use super::model::{DEVICES_MAX, Hardware, Os, PACKAGES_MAX, Package, Software, bounded};
+use super::names::Names;
 use crate::db::{Db, Error, Migration};
 use crate::fleet::MachineId;
 use crate::stdx::time::{Clock, Timestamp};
@@ -39,6 +40,8 @@ const CHANGES_KEPT_MAX: i64 = 20_000;
 pub struct Inventory {
     pub db: Arc<Db>,
     pub clock: Arc<dyn Clock>,
+    /// Of PCI and USB devices.
+    pub names: Names,
 }
 
 /// A change with its time.
@@ -62,7 +65,9 @@ impl Inventory {
         let now = self.clock.now();
         self.db.write(|tx| {
             if let Some(hardware) = &report.hardware {
-                record_hardware(tx, machine, &bounded(hardware, DEVICES_MAX), now)?;
+                let mut hardware: Hardware = bounded(hardware, DEVICES_MAX);
+                self.names.fill(&mut hardware);
+                record_hardware(tx, machine, &hardware, now)?;
             }
             if let Some(software) = &report.software {
                 record_software(tx, machine, &bounded(software, PACKAGES_MAX), now)?;
@@ -246,7 +251,7 @@ mod tests {
         })
         .unwrap();
         let clock = Arc::new(ManualClock::at(Timestamp::from_milliseconds(1000)));
-        (Inventory { db, clock }, MachineId::from("m"))
+        (Inventory { db, clock, names: Names::default() }, MachineId::from("m"))
     }
 
     fn software(packages: &[(&str, &str)]) -> ReportInventory {

@@ -21,7 +21,8 @@ pub struct Change {
 }
 
 /// Fields that come and go with the day and say nothing about what a machine is made of.
-const PASSING: [&str; 4] = [".link", ".megabits", ".cycles", ".driver"];
+const PASSING: [&str; 8] =
+    [".link", ".megabits", ".cycles", ".driver", ".percent_used", ".kind", ".vendor_name", ".device_name"];
 
 pub fn hardware(before: &Hardware, after: &Hardware) -> Vec<Change> {
     let flat = |hardware: &Hardware| {

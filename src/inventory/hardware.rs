@@ -1,14 +1,15 @@
 //! Hardware, read from sysfs and procfs under a root.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::model::{
-    Adapter, Battery, Board, Chassis, Disk, Firmware, Hardware, Memory, PciDevice, Processor, System, Tpm, UsbDevice,
+    Adapter, Battery, Board, Chassis, Disk, Firmware, Hardware, Health, Memory, PciDevice, Processor, System, Tpm,
+    UsbDevice,
 };
-use super::{smbios, tpm};
-use crate::stdx::interface;
+use super::{lldp, smbios, tpm};
+use crate::stdx::{ata, interface, nvme};
 
 /// What the machine at `root` (`/` for the running one) is made of. What cannot be read is left out.
 pub fn collect(root: &Path) -> Hardware {
@@ -21,7 +22,7 @@ pub fn collect(root: &Path) -> Hardware {
         firmware: firmware(&sys),
         processor: processor(root),
         memory: memory(root),
-        disks: disks(&sys),
+        disks: disks(&sys).into_iter().map(|disk| with_health(disk, &sys)).collect(),
         adapters: adapters(&sys),
         pci: pci(&sys),
         usb: usb(&sys),
@@ -148,6 +149,7 @@ pub fn disks(sys: &Path) -> Vec<Disk> {
             rotational: number("queue/rotational") == Some(1),
             removable: number("removable") == Some(1),
             transport: transport(&name, &folder),
+            health: None,
             name,
         });
     }
@@ -159,6 +161,40 @@ pub fn disks(sys: &Path) -> Vec<Disk> {
 fn disk_serial(folder: &Path) -> Option<String> {
     let page = || fs::read(folder.join("device/vpd_pg80")).ok().and_then(|page| cleaned(page.get(4..)?));
     text(&folder.join("serial")).or_else(|| text(&folder.join("device/serial"))).or_else(page)
+}
+
+/// Asks the drive itself. A drive that does not answer has no health.
+fn with_health(disk: Disk, sys: &Path) -> Disk {
+    let ask = |drive: File| match disk.transport.as_deref() {
+        Some("nvme") => nvme::health(&drive).ok().map(of_nvme),
+        Some("sata") => ata::attributes(&drive).ok().map(|attributes| of_ata(&attributes)),
+        _ => None,
+    };
+    let device = (sys == Path::new("/sys")).then(|| Path::new("/dev").join(&disk.name));
+    let health = device.and_then(|device| File::open(device).ok()).and_then(ask);
+    Disk { health, ..disk }
+}
+
+fn of_nvme(said: nvme::Health) -> Health {
+    Health {
+        failing: said.warning != 0,
+        percent_used: Some(said.percent_used.into()),
+        media_errors: Some(said.media_errors),
+        ..Health::default()
+    }
+}
+
+fn of_ata(attributes: &[ata::Attribute]) -> Health {
+    // The upper bytes of some raw values count something else.
+    let count = |id: u8| attributes.iter().find(|one| one.id == id).map(|one| one.raw & 0xFFFF_FFFF);
+    let (pending, lost) = (count(197), count(198));
+    Health {
+        failing: pending.unwrap_or(0) > 0 || lost.unwrap_or(0) > 0,
+        reallocated_sectors: count(5),
+        pending_sectors: pending,
+        lost_sectors: lost,
+        ..Health::default()
+    }
 }
 
 fn transport(name: &str, folder: &Path) -> Option<String> {
@@ -197,6 +233,9 @@ fn adapters(sys: &Path) -> Vec<Adapter> {
                 .and_then(|speed| u32::try_from(speed).ok()),
             bus: link_name(&folder.join("device/subsystem")),
             address: link_name(&folder.join("device")),
+            neighbour: read("ifindex")
+                .filter(|_| sys == Path::new("/sys"))
+                .and_then(|index| lldp::neighbour(index.parse().ok()?)),
             name,
         });
     }
@@ -217,6 +256,7 @@ fn pci(sys: &Path) -> Vec<PciDevice> {
         subsystem_device: number(folder, "subsystem_device"),
         revision: number(folder, "revision"),
         driver: link_name(&folder.join("driver")),
+        ..PciDevice::default()
     });
     devices.collect()
 }
@@ -235,6 +275,7 @@ fn usb(sys: &Path) -> Vec<UsbDevice> {
         manufacturer: text(&folder.join("manufacturer")),
         product: text(&folder.join("product")),
         serial: text(&folder.join("serial")),
+        ..UsbDevice::default()
     });
     devices.collect()
 }
@@ -340,6 +381,17 @@ mod tests {
         assert!(hardware.is_virtual());
         assert_eq!((hardware.firmware.kind.as_str(), hardware.firmware.secure_boot), ("uefi", Some(true)));
         assert_eq!(hardware.identity().usable_uuid().unwrap(), "11111111-2222-3333-4444-55555555aaaa");
+    }
+
+    #[test]
+    fn a_drive_that_lost_sectors_is_failing() {
+        let attribute = |id, raw| ata::Attribute { id, value: 100, raw };
+        let worn = of_ata(&[attribute(5, 7), attribute(197, 0), attribute(194, 40)]);
+        assert_eq!((worn.failing, worn.reallocated_sectors, worn.lost_sectors), (false, Some(7), None));
+        assert!(of_ata(&[attribute(198, 0x5_0000_0001)]).failing);
+        let nvme = nvme::Health { warning: 0, celsius: 40, percent_used: 7, hours: 9, media_errors: 0 };
+        assert_eq!((of_nvme(nvme).failing, of_nvme(nvme).percent_used), (false, Some(7)));
+        assert!(of_nvme(nvme::Health { warning: 4, ..nvme }).failing);
     }
 
     #[test]

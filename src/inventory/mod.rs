@@ -16,7 +16,11 @@ pub mod difference;
 #[cfg(feature = "agent")]
 pub mod hardware;
 pub mod link;
+#[cfg(feature = "agent")]
+pub mod lldp;
 pub mod model;
+#[cfg(feature = "server")]
+pub mod names;
 #[cfg(feature = "server")]
 pub mod query;
 #[cfg(feature = "agent")]

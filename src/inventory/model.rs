@@ -160,6 +160,23 @@ pub struct Disk {
     pub removable: bool,
     /// `nvme`, `sata`, `sas`, `usb`, `virtio`, `mmc` or `scsi`.
     pub transport: Option<String>,
+    /// `None` where the drive does not say (virtual disks, USB).
+    pub health: Option<Health>,
+}
+
+/// What a drive counts of itself (SMART), without what changes by the hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// It should be replaced: NVMe's critical warning, or sectors that cannot be read.
+    pub failing: bool,
+    /// Wear of flash, of what its maker reckons with.
+    pub percent_used: Option<u32>,
+    /// ATA attributes 5, 197 and 198.
+    pub reallocated_sectors: Option<u64>,
+    pub pending_sectors: Option<u64>,
+    pub lost_sectors: Option<u64>,
+    pub media_errors: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +193,18 @@ pub struct Adapter {
     pub bus: Option<String>,
     /// Where it is plugged in: `0000:00:02.0`.
     pub address: Option<String>,
+    /// The switch at the other end of its cable, as it says itself (LLDP).
+    pub neighbour: Option<Neighbour>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Neighbour {
+    /// The switch's identifier, mostly its hardware address.
+    pub chassis: String,
+    pub system: Option<String>,
+    pub port: String,
+    pub port_description: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +220,10 @@ pub struct PciDevice {
     pub subsystem_device: String,
     pub revision: String,
     pub driver: Option<String>,
+    /// Names of class, vendor and device. The appliance puts them in.
+    pub kind: Option<String>,
+    pub vendor_name: Option<String>,
+    pub device_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,6 +236,9 @@ pub struct UsbDevice {
     pub manufacturer: Option<String>,
     pub product: Option<String>,
     pub serial: Option<String>,
+    /// Names of vendor and device by their numbers. The appliance puts them in.
+    pub vendor_name: Option<String>,
+    pub device_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

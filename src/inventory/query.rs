@@ -51,27 +51,45 @@ pub const VIEWS: &[View] = &[
     },
     View {
         name: "disks",
-        about: "one row a disk: machine, disk, bytes, model, serial, firmware, rotational, removable, transport",
+        about: "one row a disk: machine, disk, bytes, model, serial, firmware, rotational, removable, transport, \
+                failing, percent_used, reallocated_sectors, pending_sectors",
         sql: "SELECT m.name AS machine, d.value ->> '$.name' AS disk, d.value ->> '$.bytes' AS bytes,
                 d.value ->> '$.model' AS model, d.value ->> '$.serial' AS serial, d.value ->> '$.firmware' AS firmware,
                 d.value ->> '$.rotational' AS rotational, d.value ->> '$.removable' AS removable,
-                d.value ->> '$.transport' AS transport
+                d.value ->> '$.transport' AS transport, d.value ->> '$.health.failing' AS failing,
+                d.value ->> '$.health.percent_used' AS percent_used,
+                d.value ->> '$.health.reallocated_sectors' AS reallocated_sectors,
+                d.value ->> '$.health.pending_sectors' AS pending_sectors
               FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.hardware, '$.disks') d",
     },
     View {
         name: "adapters",
-        about: "one row a network adapter: machine, adapter, mac, permanent_mac, driver, link, megabits",
+        about: "one row a network adapter: machine, adapter, mac, permanent_mac, driver, link, megabits, switch, switch_port",
         sql: "SELECT m.name AS machine, a.value ->> '$.name' AS adapter, a.value ->> '$.mac' AS mac,
                 a.value ->> '$.permanent_mac' AS permanent_mac, a.value ->> '$.driver' AS driver,
-                a.value ->> '$.link' AS link, a.value ->> '$.megabits' AS megabits
+                a.value ->> '$.link' AS link, a.value ->> '$.megabits' AS megabits,
+                coalesce(a.value ->> '$.neighbour.system', a.value ->> '$.neighbour.chassis') AS switch,
+                a.value ->> '$.neighbour.port' AS switch_port
               FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.hardware, '$.adapters') a",
     },
     View {
         name: "pci",
-        about: "one row a PCI device: machine, address, class, vendor, device, driver",
+        about: "one row a PCI device: machine, address, class, vendor, device, driver, kind, \
+                vendor_name, device_name",
         sql: "SELECT m.name AS machine, p.value ->> '$.address' AS address, p.value ->> '$.class' AS class,
-                p.value ->> '$.vendor' AS vendor, p.value ->> '$.device' AS device, p.value ->> '$.driver' AS driver
+                p.value ->> '$.vendor' AS vendor, p.value ->> '$.device' AS device, p.value ->> '$.driver' AS driver,
+                p.value ->> '$.kind' AS kind, p.value ->> '$.vendor_name' AS vendor_name,
+                p.value ->> '$.device_name' AS device_name
               FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.hardware, '$.pci') p",
+    },
+    View {
+        name: "usb",
+        about: "one row a USB device: machine, address, vendor, device, manufacturer, product, serial, vendor_name, device_name",
+        sql: "SELECT m.name AS machine, u.value ->> '$.address' AS address, u.value ->> '$.vendor' AS vendor,
+                u.value ->> '$.device' AS device, u.value ->> '$.manufacturer' AS manufacturer,
+                u.value ->> '$.product' AS product, u.value ->> '$.serial' AS serial,
+                u.value ->> '$.vendor_name' AS vendor_name, u.value ->> '$.device_name' AS device_name
+              FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.hardware, '$.usb') u",
     },
     View {
         name: "packages",

@@ -1,7 +1,8 @@
-//! What is installed, read from the package manager's own files under a root. No program is started.
+//! What is installed, read from the package manager's own files under a root; only rpm's are left to rpm.
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::model::{Os, PACKAGES_MAX, Package, Software};
 use super::running;
@@ -14,7 +15,7 @@ pub fn collect(root: &Path) -> Software {
     let status = bounded_text(&root.join("var/lib/dpkg/status")).unwrap_or_default();
     Software {
         os: os(root),
-        packages: dpkg_packages(&status),
+        packages: [dpkg_packages(&status), rpm_packages(root)].concat(),
         services: running::services(root),
         ports: running::ports(root),
         accounts: running::accounts(root),
@@ -25,6 +26,34 @@ pub fn collect(root: &Path) -> Software {
 /// `installed`, whatever is wanted of them.
 pub fn dpkg_packages(status: &str) -> Vec<Package> {
     let mut packages: Vec<Package> = status.split("\n\n").filter_map(dpkg_package).take(PACKAGES_MAX).collect();
+    packages.sort();
+    packages
+}
+
+/// Its database has another form in each generation (Berkeley DB, ndb, SQLite), so rpm itself is asked, where there is one.
+fn rpm_packages(root: &Path) -> Vec<Package> {
+    const PROGRAM: &str = "/usr/bin/rpm";
+    const FORMAT: &str = "%{NAME}\\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\\t%{ARCH}\\n";
+    if root != Path::new("/") || !Path::new(PROGRAM).exists() {
+        return Vec::new();
+    }
+    let asked = ["--query", "--all", "--queryformat", FORMAT];
+    let output = Command::new(PROGRAM).args(asked).env("LC_ALL", "C").stdin(Stdio::null()).output();
+    output.map(|output| rpm_list(&String::from_utf8_lossy(&output.stdout))).unwrap_or_default()
+}
+
+/// Lines of name, version and architecture. The keys that signatures are checked with are listed as packages too.
+fn rpm_list(text: &str) -> Vec<Package> {
+    let package = |line: &str| {
+        let [name, version, architecture] = line.split('\t').collect::<Vec<_>>().try_into().ok()?;
+        (name != "gpg-pubkey").then(|| Package {
+            manager: "rpm".into(),
+            name: name.to_owned(),
+            version: version.to_owned(),
+            architecture: architecture.to_owned(),
+        })
+    };
+    let mut packages: Vec<Package> = text.lines().filter_map(package).take(PACKAGES_MAX).collect();
     packages.sort();
     packages
 }
@@ -99,8 +128,7 @@ mod tests {
     #[test]
     fn dpkg_query_lists_the_same_on_this_system() {
         let format = "${db:Status-Status} ${Package} ${Version} ${Architecture}\n";
-        let Ok(output) = std::process::Command::new("dpkg-query").args(["--show", "--showformat", format]).output()
-        else {
+        let Ok(output) = Command::new("dpkg-query").args(["--show", "--showformat", format]).output() else {
             println!("skipped: there is no dpkg-query here");
             return;
         };

@@ -49,9 +49,11 @@ pub fn endorsement_key(device: &Path) -> Option<String> {
     .clone()
 }
 
-type Exchange<'a> = dyn FnMut(&[u8]) -> io::Result<Vec<u8>> + 'a;
+/// Sends a command to a TPM and gives its answer.
+pub type Exchange<'a> = dyn FnMut(&[u8]) -> io::Result<Vec<u8>> + 'a;
 
-fn key_of(exchange: &mut Exchange) -> Option<String> {
+/// The same from whatever speaks as a TPM.
+pub fn key_of(exchange: &mut Exchange) -> Option<String> {
     let modulus = makers_key(exchange).or_else(|| primary_key(exchange))?;
     Some(hex::emit(&Sha256::digest(public_key_info(&modulus))))
 }

@@ -1,5 +1,6 @@
 //! All subjects over one site, and the one table of their routes.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::audit_head;
@@ -22,6 +23,7 @@ use crate::imaging::api::Images;
 use crate::inventory;
 use crate::inventory::api::InventoryState;
 use crate::inventory::db::Inventory;
+use crate::inventory::names::Names;
 use crate::link::client::authority_fingerprint;
 use crate::pxe;
 use crate::pxe::recorder::Recorder;
@@ -33,6 +35,9 @@ use crate::stdx::hint::{Hint, chain};
 use crate::tasksequence;
 use crate::tasksequence::capture::api::Captures;
 use crate::tasksequence::db::Sequences;
+
+/// Where Debian (pci.ids, usb.ids) and Fedora (hwdata) have the names of devices.
+const DEVICE_NAMES: [&str; 2] = ["/usr/share/misc", "/usr/share/hwdata"];
 
 /// The subjects of a running site.
 pub struct Assembly {
@@ -69,7 +74,11 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let reached = fleet.clone();
     gate.reach_by(Box::new(move |machine, collections| reached.is_within(machine, collections).unwrap_or(false)));
     fleet.ask_with(ask_inventory(site));
-    let inventory = Arc::new(Inventory { db: site.db.clone(), clock: site.clock.clone() });
+    let inventory = Arc::new(Inventory {
+        db: site.db.clone(),
+        clock: site.clock.clone(),
+        names: Names::open(&DEVICE_NAMES.map(Path::new)),
+    });
     let sequences = sequences::open(&fleet, &inventory, &site.store, site.signing.public(), site.vault.clone());
     let software = Arc::new(SoftwareStore { db: site.db.clone(), clock: site.clock.clone() });
     let recorder = Arc::new(Recorder::new(site.clock.clone()));

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recv, recvfrom, socket};
 
 use crate::stdx::arp::Arp;
 use crate::stdx::mac::MacAddr;
@@ -48,15 +48,8 @@ impl ArpSocket {
         // Without a protocol it hears nothing until it is bound: nothing of other interfaces slips in.
         let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None::<SockProtocol>)?;
         let address = link_address(ETHERTYPE_ARP, EVERYBODY, interface_index);
-        // SAFETY: the pointer is to a live `sockaddr_ll` and the length is its exact size; the kernel only reads it.
-        let bound = unsafe {
-            libc::bind(
-                socket.as_raw_fd(),
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
-        if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(ArpSocket { socket, interface_index }) }
+        bind(&socket, &address)?;
+        Ok(ArpSocket { socket, interface_index })
     }
 
     /// Asks everybody on the interface who has `address`, without claiming anything.
@@ -100,6 +93,63 @@ impl AsFd for ArpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Hears frames of one kind on the interfaces that it has joined, and on those that deliver them anyway. Needs CAP_NET_RAW.
+pub struct Listener {
+    socket: OwnedFd,
+}
+
+impl Listener {
+    pub fn open(ethertype: u16) -> io::Result<Listener> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None::<SockProtocol>)?;
+        bind(&socket, &link_address(ethertype, EVERYBODY, 0))?;
+        Ok(Listener { socket })
+    }
+
+    /// Has the interface hand up what is sent to `group`, a multicast address (packet(7), PACKET_ADD_MEMBERSHIP).
+    pub fn join(&self, interface_index: u32, group: MacAddr) -> io::Result<()> {
+        let mut address = [0; 8];
+        address[..6].copy_from_slice(&group.0);
+        let membership = libc::packet_mreq {
+            mr_ifindex: i32::try_from(interface_index).unwrap_or(0),
+            mr_type: libc::PACKET_MR_MULTICAST as u16,
+            mr_alen: 6,
+            mr_address: address,
+        };
+        // SAFETY: the pointer is to a live `packet_mreq` and the length is its exact size; the kernel only reads it.
+        let joined = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                (&raw const membership).cast(),
+                size_of::<libc::packet_mreq>() as libc::socklen_t,
+            )
+        };
+        if joined < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The next frame without its Ethernet header: how long it is and which interface it came by; `WouldBlock` when there is
+    /// none.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
+        let (len, from) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), buffer)?;
+        let interface = from.map_or(0, |from| from.ifindex());
+        Ok((len, u32::try_from(interface).unwrap_or(0)))
+    }
+}
+
+fn bind(socket: &OwnedFd, address: &libc::sockaddr_ll) -> io::Result<()> {
+    // SAFETY: the pointer is to a live `sockaddr_ll` and the length is its exact size; the kernel only reads it.
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn link_address(protocol: u16, mac: MacAddr, interface_index: u32) -> libc::sockaddr_ll {

@@ -3,6 +3,7 @@
 
 mod containers;
 mod disks;
+mod machines;
 mod packets;
 mod stores;
 mod texts;
@@ -41,6 +42,7 @@ fn seeds(target: &str) -> Seeds {
         "tree" => trees::seeds(),
         "dhcp" | "tftp" | "devices" => packets::seeds(target),
         "link" | "texts" => texts::seeds(target),
+        "inventory" => machines::seeds(),
         other => unreachable!("{other} has no seeds"),
     }
 }

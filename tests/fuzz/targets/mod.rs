@@ -7,6 +7,7 @@ pub(crate) mod containers;
 mod devices;
 mod disks;
 mod documents;
+mod inventory;
 #[cfg(feature = "agent")]
 mod machine;
 mod network;
@@ -61,6 +62,7 @@ pub(crate) const TARGETS: &[Target] = &[
     bytes("link", network::link),
     bytes("devices", devices::devices),
     bytes("texts", documents::texts),
+    bytes("inventory", inventory::any),
 ];
 
 /// Several parsers behind one target: the first byte says which of them gets the rest.
