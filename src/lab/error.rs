@@ -60,6 +60,7 @@ fn package_of(program: &str) -> &str {
         "unshare" | "nsenter" | "setpriv" => "util-linux",
         "debugfs" => "e2fsprogs",
         "sfdisk" => "fdisk",
+        "swtpm_setup" => "swtpm-tools",
         other => other,
     }
 }

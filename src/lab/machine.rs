@@ -1,8 +1,10 @@
 //! One QEMU machine: switched on, cut from its power, switched on again with the same disk.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -14,6 +16,7 @@ use super::network::Network;
 use super::qmp::Qmp;
 use super::scenario::{DiskBus, Firmware, MachineSpec, NetworkCard};
 use super::timeline::Timeline;
+use super::tpm::Tpm;
 
 /// UEFI firmware and its variables, as Debian's `ovmf` and `qemu-efi-aarch64` lay them: empty, or with Microsoft's keys and
 /// Secure Boot on (which this firmware enforces without system management mode too).
@@ -32,6 +35,9 @@ pub struct Machine {
     console: Console,
     timeline: Timeline,
     process: Option<Child>,
+    /// What is typed on its serial port goes here.
+    keyboard: Option<ChildStdin>,
+    tpm: Option<Tpm>,
 }
 
 impl Machine {
@@ -52,9 +58,22 @@ impl Machine {
         if let Some((_, variables)) = firmware_files(spec.firmware) {
             fs::copy(variables, folder.join("vars.fd")).map_err(Error::file(variables))?;
         }
+        if spec.tpm {
+            Tpm::make(&folder)?;
+        }
         network.add_tap(&tap(place))?;
         let console = Console::new(&folder.join("serial.log"), Some((spec.name.clone(), timeline.clone())))?;
-        Ok(Machine { spec, place, folder, accelerator, console, timeline: timeline.clone(), process: None })
+        Ok(Machine {
+            spec,
+            place,
+            folder,
+            accelerator,
+            console,
+            timeline: timeline.clone(),
+            process: None,
+            keyboard: None,
+            tpm: None,
+        })
     }
 
     pub fn power_on(&mut self, network: &Network) -> Result<(), Error> {
@@ -67,8 +86,9 @@ impl Machine {
         command.args(arguments(&self.spec, self.place, self.accelerator)).current_dir(&self.folder);
         let log = self.folder.join("qemu.log");
         let log = File::options().create(true).append(true).open(&log).map_err(Error::file(log))?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         let _ = fs::remove_file(self.folder.join("qmp"));
+        self.tpm = self.spec.tpm.then(|| Tpm::start(&self.folder)).transpose()?;
         let mut process = command.spawn().map_err(Error::missing(program))?;
         self.console.close(false);
         if let Some(serial) = process.stdout.take() {
@@ -78,9 +98,19 @@ impl Machine {
                 console.close(true);
             });
         }
+        self.keyboard = process.stdin.take();
         self.process = Some(process);
         self.timeline.add(&self.spec.name, "power on");
         Ok(())
+    }
+
+    /// Types a line on the serial port, and Enter.
+    pub fn type_line(&mut self, line: &str) -> Result<(), Error> {
+        let Some(keyboard) = &mut self.keyboard else {
+            return Err(Error::Ended { what: self.spec.name.clone(), last: "it is off".to_owned() });
+        };
+        let typed = keyboard.write_all(format!("{line}\r").as_bytes()).and_then(|()| keyboard.flush());
+        typed.map_err(Error::file(self.folder.join("serial port")))
     }
 
     /// Cuts the power: nothing is written or said any more.
@@ -88,6 +118,7 @@ impl Machine {
         let Some(mut process) = self.process.take() else { return };
         let _ = process.kill();
         let _ = process.wait();
+        (self.keyboard, self.tpm) = (None, None);
         self.timeline.add(&self.spec.name, "power off");
     }
 
@@ -131,6 +162,11 @@ impl Machine {
 
     pub fn disk(&self) -> PathBuf {
         self.folder.join("disk.raw")
+    }
+
+    /// The certificate that the maker of its TPM has issued for the endorsement key (X.509, DER).
+    pub fn tpm_certificate(&self) -> PathBuf {
+        super::tpm::certificate(&self.folder)
     }
 
     /// The serial number in its SMBIOS, by which the appliance's record is found.
@@ -188,6 +224,9 @@ fn arguments(spec: &MachineSpec, place: usize, accelerator: Accelerator) -> Vec<
     }
     if spec.firmware.is_http() {
         add(&["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
+    }
+    if spec.tpm {
+        add(&super::tpm::arguments(spec.firmware));
     }
     add(&["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", tap(place))]);
     add(&["-device", &network_card(spec, place)]);
@@ -259,7 +298,7 @@ mod tests {
         let spec = MachineSpec::new("a", Firmware::Bios);
         let (first, second) = (arguments(&spec, 0, Accelerator::Tcg), arguments(&spec, 1, Accelerator::Tcg));
         let differing: Vec<_> = first.iter().zip(&second).filter(|(a, b)| a != b).map(|(a, _)| a.as_str()).collect();
-        assert_eq!(differing.len(), 3, "{differing:?}");
+        assert_eq!(differing.len(), 4, "{differing:?}");
         assert!(!first.iter().any(|argument| argument.contains("pflash")));
         let uefi = arguments(&MachineSpec::new("a", Firmware::Uefi), 0, Accelerator::Kvm);
         assert!(

@@ -3,7 +3,7 @@
 //! It is the tests' engine, the demo's, and a tool for people with virtual test benches. `network` makes a network
 //! namespace with a bridge (as root, or as an ordinary user in a user namespace), and beside it, when asked, a foreign
 //! DHCP server that only gives addresses. `appliance` runs `remint serve` in it, `machine` runs QEMU with the firmware,
-//! card, disk and identity that `scenario` describes, with KVM where it really works and emulation elsewhere (`accelerator`).
+//! card, disk, TPM and identity that `scenario` describes, with KVM where it really works and emulation elsewhere (`accelerator`).
 //! What comes out of a machine's serial console is kept and can be waited for (`console`); power is cut, the machine is
 //! reset and its screen is photographed through `qmp`; when it is off, `disk` reads files inside its file systems.
 //! `run` is `remint lab run`: a file with machines, until they reach a state.
@@ -22,3 +22,4 @@ pub mod qmp;
 pub mod run;
 pub mod scenario;
 pub mod timeline;
+mod tpm;

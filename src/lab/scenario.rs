@@ -64,6 +64,9 @@ pub struct MachineSpec {
     pub disk: DiskBus,
     #[serde(default)]
     pub network_card: NetworkCard,
+    /// A software TPM 2.0 (swtpm) with its maker's endorsement key, which stays the same as long as the machine's folder does.
+    #[serde(default)]
+    pub tpm: bool,
     /// What is not given is made from the machine's place in the list.
     pub mac: Option<MacAddr>,
     pub uuid: Option<String>,
@@ -157,6 +160,7 @@ impl MachineSpec {
             disk_mib: four_gib(),
             disk: DiskBus::default(),
             network_card: NetworkCard::default(),
+            tpm: false,
             mac: None,
             uuid: None,
             serial: None,
