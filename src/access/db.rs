@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction};
 use sha2::{Digest, Sha256};
 
 use super::secret::{Secret, generate};
@@ -435,6 +435,33 @@ pub fn record_certificate(
         (&issued.serial, machine, now.milliseconds(), issued.expires_at.milliseconds()),
     )?;
     Ok(())
+}
+
+/// A machine's certificate as it is listed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Certificate {
+    /// Hexadecimal.
+    pub serial: String,
+    pub issued_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// Certificates of a machine, newest first.
+pub fn certificates(c: &Connection, machine: &str, most: u32) -> Result<Vec<Certificate>, rusqlite::Error> {
+    let mut statement = c.prepare_cached(
+        "SELECT serial, issued_at, expires_at, revoked_at FROM certificate WHERE machine = ?1
+         ORDER BY issued_at DESC, rowid DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map((machine, most), |row| {
+        Ok(Certificate {
+            serial: row.get(0)?,
+            issued_at: Timestamp::from_milliseconds(row.get(1)?),
+            expires_at: Timestamp::from_milliseconds(row.get(2)?),
+            revoked_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_milliseconds),
+        })
+    })?;
+    rows.collect()
 }
 
 /// Makes all certificates of a machine invalid from now on.

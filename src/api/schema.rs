@@ -39,6 +39,7 @@ const SHAPES: &[(&str, &str)] = &[
         "Machine",
         "id: text, name: text, state: text, next_boot: text, identity: Identity, protected: boolean, pairing_code: text?, approved_by: text?, address: text?, stage: text, created_at: time, seen_at: time, notice: text?",
     ),
+    ("Certificate", "serial: text, issued_at: time, expires_at: time, revoked_at: time?"),
     ("EditMachine", "name: text?, protected: boolean?"),
     ("Member", "id: text, name: text"),
     (

@@ -141,7 +141,7 @@ fn show(name: &Name, context: &Context) -> Result<(), Failure> {
     if let Some(run) = record["run"].as_object_mut() {
         run.remove("journal");
     }
-    for part in ["hardware", "software", "compliance", "sightings"] {
+    for part in ["hardware", "software", "compliance", "sightings", "certificates"] {
         // A machine that has not reported yet has no such part.
         record[part] = api.get(&path(name, &format!("/{part}"))).unwrap_or(Value::Null);
     }
@@ -173,9 +173,19 @@ fn print_record(record: &Value) {
     if let Some(notice) = record["notice"].as_str() {
         output::line(format!("  notice      {notice}"));
     }
+    print_certificate(&record["certificates"][0]);
     print_sightings(&record["sightings"]);
     print_run(&record["run"]);
     print_software(record);
+}
+
+fn print_certificate(newest: &Value) {
+    let time = |value: &Value| value.as_i64().map(|at| output::time(Timestamp::from_milliseconds(at)));
+    match (time(&newest["expires_at"]), time(&newest["revoked_at"])) {
+        (_, Some(revoked)) => output::line(format!("  certificate revoked {revoked}")),
+        (Some(ends), None) => output::line(format!("  certificate ends {ends}")),
+        (None, None) => {}
+    }
 }
 
 /// Worth a line only where a machine has described itself in more than one way.

@@ -76,6 +76,8 @@ pub fn routes(state: FleetState) -> Table {
         .gives(Shape::One("Machine"))
         .post("/api/v1/machines/{machine}/retire", edit, "Retire a machine and revoke its certificates", retire)
         .gives(Shape::One("Machine"))
+        .get("/api/v1/machines/{machine}/certificates", read, "List the newest certificates of a machine", certificates)
+        .gives(Shape::List("Certificate"))
         .get("/api/v1/collections", read, "List collections", collections)
         .gives(Shape::List("Collection"))
         .get("/api/v1/collections/{collection}", read, "Show a collection", collection)
@@ -201,6 +203,13 @@ async fn list(
 
 async fn show(State(state): State<FleetState>, Path(name): Path<String>) -> Result<Json<Machine>, Problem> {
     on_machine(state, move |fleet| fleet.machine(&name)).await
+}
+
+async fn certificates(
+    State(state): State<FleetState>,
+    Path(name): Path<String>,
+) -> Result<Json<Vec<access_db::Certificate>>, Problem> {
+    on_machine(state, move |fleet| fleet.certificates(&name)).await
 }
 
 #[derive(Deserialize)]

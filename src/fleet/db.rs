@@ -70,7 +70,13 @@ pub const MIGRATIONS: &[Migration] = &[
             added_at INTEGER NOT NULL);",
     },
     super::collection::db::QUERIES,
+    Migration { name: "fleet-5", sql: "ALTER TABLE machine ADD COLUMN expected_until INTEGER" },
 ];
+
+/// One of a minute's life is renewed a thousand times a day.
+const CERTIFICATES_SHOWN_MAX: u32 = 50;
+/// How long a machine may take from its installed system into the boot environment: shutting down, firmware, network boot.
+const RETURN_SECONDS_MAX: i64 = 1800;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -267,6 +273,20 @@ impl Fleet {
             tx.execute("UPDATE machine SET protected = ?2 WHERE id = ?1", (machine.id.as_str(), protected))?;
             let what = if protected { "machine-protect" } else { "machine-unprotect" };
             Ok(audit::append(tx, now, &by.label(), what, &machine.name, "")?)
+        })
+    }
+
+    /// The newest certificates of a machine, newest first.
+    pub fn certificates(&self, name: &str) -> Result<Vec<access_db::Certificate>, Error> {
+        self.db.read(|c| Ok(access_db::certificates(c, find(c, name)?.id.as_str(), CERTIFICATES_SHOWN_MAX)?))
+    }
+
+    /// The machine itself, with its certificate, is about to restart into the boot environment, where it makes a new key.
+    pub fn expect_back(&self, id: &MachineId) -> Result<(), Error> {
+        let until = self.clock.now().plus_seconds(RETURN_SECONDS_MAX).milliseconds();
+        self.db.write(|tx| {
+            tx.execute("UPDATE machine SET expected_until = ?2 WHERE id = ?1", (id.as_str(), until))?;
+            Ok(())
         })
     }
 

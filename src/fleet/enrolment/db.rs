@@ -14,7 +14,7 @@ use crate::access::{Principal, audit};
 use crate::fleet::db::{Error, Fleet, find, is_host_name, note_place};
 use crate::fleet::identity::{self, Identity, db as evidence};
 use crate::fleet::link::{CheckIn, Stage};
-use crate::fleet::machine::{Machine, MachineId, Question};
+use crate::fleet::machine::{Machine, MachineId, MachineState, Question};
 use crate::fleet::pairing;
 use crate::fleet::question::db::{note_question, stop_key};
 use crate::fleet::rule::Rule;
@@ -106,16 +106,15 @@ impl Fleet {
                 return Ok(Admission::KeyStopped { machine });
             }
         };
-        let approved_key: Option<String> = match &known {
-            Some(machine) => tx
-                .prepare_cached("SELECT approved_key FROM machine WHERE id = ?1")?
-                .query_row([machine.id.as_str()], |row| row.get(0))?,
-            None => None,
-        };
+        let (approved_key, expected_until) =
+            known.as_ref().map(|known| approval(tx, known)).transpose()?.unwrap_or_default();
         let standing = known.as_ref().map(|machine| Known {
             state: machine.state,
             approved_key: approved_key.as_deref(),
             has_question: machine.question.is_some(),
+            is_expected_back: seen.stage == Stage::BootEnvironment
+                && expected_until.is_some_and(|until| seen.now.milliseconds() <= until)
+                && !lost_tpm(machine, seen),
         });
         let grant = match question.is_some() || approved_key.as_ref() == Some(&seen.key) {
             true => None,
@@ -123,12 +122,23 @@ impl Fleet {
         };
         let verdict = decide(standing, &seen.key, grant.as_ref().map(|grant| grant.by.as_str()), &self.policy);
         if let Verdict::Reject { reason } = verdict {
+            // That it still asks is worth seeing.
+            if let Some(machine) = &known {
+                note_place(tx, &machine.id, seen.stage, seen.address, seen.now)?;
+            }
             return Ok(Admission::Rejected { reason: reason.to_owned() });
         }
-        let is_new = known.is_none();
+        // What a grant gives, it gives once: when a machine is let in for the first time.
+        let was_never_in =
+            approved_key.is_none() && known.as_ref().is_none_or(|known| known.state == MachineState::Waiting);
         let gives = grant.map(|grant| grant.gives);
         let id = match known {
-            Some(machine) => machine.id,
+            Some(machine) => {
+                if let Some(gives) = gives.as_ref().filter(|_| was_never_in) {
+                    give(tx, &machine.id, &seen.evidence, gives, seen.now)?;
+                }
+                machine.id
+            }
             None => create(tx, &seen.evidence, gives.as_ref(), seen.now)?,
         };
         evidence::store(tx, &id, &seen.evidence)?;
@@ -149,7 +159,7 @@ impl Fleet {
         Ok(match machine.pairing_code.clone() {
             Some(pairing_code) => Admission::Waiting { machine, pairing_code },
             None => {
-                let newly = is_new.then(|| Newcomer { deploy: gives.and_then(|rule| rule.deploy) });
+                let newly = was_never_in.then(|| Newcomer { deploy: gives.and_then(|rule| rule.deploy) });
                 Admission::Admitted { machine, newly }
             }
         })
@@ -168,10 +178,7 @@ impl Fleet {
             let gives = Rule { collections: terms.collections, deploy: terms.deploy, ..Rule::default() };
             return Ok(Some(Grant { by: format!("code:{}", terms.label), gives }));
         }
-        let lost_tpm = known.is_some_and(|machine| {
-            machine.identity.tpm_key.is_some() && machine.identity.tpm_key != seen.evidence.tpm_key
-        });
-        if lost_tpm {
+        if known.is_some_and(|machine| lost_tpm(machine, seen)) {
             return Ok(None);
         }
         if let Some(expected) = expected_machine(tx, &seen.evidence)? {
@@ -299,6 +306,16 @@ enum Recognised {
     Clone(Box<Machine>),
 }
 
+/// The key that was approved last, and until when the machine is expected in the boot environment.
+fn approval(tx: &Transaction<'_>, machine: &Machine) -> Result<(Option<String>, Option<i64>), Error> {
+    let mut statement = tx.prepare_cached("SELECT approved_key, expected_until FROM machine WHERE id = ?1")?;
+    Ok(statement.query_row([machine.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+fn lost_tpm(machine: &Machine, seen: &Seen) -> bool {
+    machine.identity.tpm_key.is_some() && machine.identity.tpm_key != seen.evidence.tpm_key
+}
+
 /// A key that is known is the best evidence there is, unless the machine around it is another one.
 fn recognise(tx: &Transaction<'_>, seen: &Seen) -> Result<Recognised, Error> {
     if let Some((id, is_approved)) = evidence::holder_of_key(tx, &seen.key)? {
@@ -379,14 +396,31 @@ pub(in crate::fleet) fn insert(
          VALUES (?1, ?2, 'waiting', 'boot-environment', '{}', 'boot-environment', ?3, ?3)",
         (id.as_str(), free_name(tx, &id, evidence, gives)?, now.milliseconds()),
     )?;
-    for collection in gives.iter().flat_map(|rule| &rule.collections) {
+    join(tx, &id, gives.map_or(&[], |rule| &rule.collections), now)?;
+    Ok(id)
+}
+
+/// The name and the collections for a record that has waited until now.
+fn give(tx: &Transaction<'_>, id: &MachineId, evidence: &Identity, gives: &Rule, now: Timestamp) -> Result<(), Error> {
+    if gives.machine_name.is_some() {
+        let name = free_name(tx, id, evidence, Some(gives))?;
+        tx.execute("UPDATE machine SET name = ?2 WHERE id = ?1", (id.as_str(), name))?;
+    }
+    join(tx, id, &gives.collections, now)
+}
+
+fn join(tx: &Transaction<'_>, id: &MachineId, collections: &[String], now: Timestamp) -> Result<(), Error> {
+    for collection in collections {
         tx.execute(
             "INSERT INTO collection (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
             (collection, now.milliseconds()),
         )?;
-        tx.execute("INSERT INTO collection_machine (collection, machine) VALUES (?1, ?2)", (collection, id.as_str()))?;
+        tx.execute(
+            "INSERT INTO collection_machine (collection, machine) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+            (collection, id.as_str()),
+        )?;
     }
-    Ok(id)
+    Ok(())
 }
 
 /// The rule's template filled in, or `machine-` and the end of the identifier; with a number when it is taken.
@@ -437,7 +471,7 @@ fn admit(
     }
     tx.execute(
         "UPDATE machine SET approved_key = ?2, approved_by = ?3, waiting_key = NULL, pairing_code = NULL, notice = NULL,
-            state = CASE WHEN state = 'waiting' THEN 'approved' ELSE state END WHERE id = ?1",
+            expected_until = NULL, state = CASE WHEN state = 'waiting' THEN 'approved' ELSE state END WHERE id = ?1",
         (id.as_str(), key, by),
     )?;
     Ok(audit::append(tx, now, by, "machine-approve", id.as_str(), "")?)

@@ -19,7 +19,7 @@ use super::MachineState;
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// A machine in the middle of a run that comes with a new key (its power was cut, its disk is half written) goes on
-    /// without asking again. Off: a person approves it again, with the code on its screen.
+    /// without asking again, and so does one that was sent into the boot environment for a run. Off: a person approves it again, with the code on its screen.
     pub continue_runs: bool,
 }
 
@@ -37,6 +37,8 @@ pub struct Known<'a> {
     pub approved_key: Option<&'a str>,
     /// A person must say first which machine this is.
     pub has_question: bool,
+    /// It was sent into the boot environment a moment ago, while it had its certificate.
+    pub is_expected_back: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +69,28 @@ pub fn decide(known: Option<Known<'_>>, key: &str, by: Option<&str>, policy: &Po
         _ if known.has_question => Verdict::Wait,
         _ if known.approved_key == Some(key) => Verdict::Admit { by: None },
         MachineState::Deploying if policy.continue_runs => Verdict::Admit { by: Some("run under way".into()) },
-        _ => without_a_person().unwrap_or(Verdict::Wait),
+        _ => without_a_person().unwrap_or(match known.is_expected_back && policy.continue_runs {
+            true => Verdict::Admit { by: Some("run that begins".into()) },
+            false => Verdict::Wait,
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn known(state: MachineState, approved_key: Option<&str>) -> Known<'_> {
+        Known { state, approved_key, has_question: false, is_expected_back: false }
+    }
+
+    #[test]
+    fn a_machine_that_was_sent_into_the_boot_environment_is_let_in_there_unless_the_site_asks() {
+        let managed = Some(Known { is_expected_back: true, ..known(MachineState::Managed, Some("old")) });
+        let admitted = Verdict::Admit { by: Some("run that begins".into()) };
+        assert_eq!(decide(managed, "k", None, &Policy::default()), admitted);
+        assert_eq!(decide(managed, "k", None, &Policy { continue_runs: false }), Verdict::Wait);
+    }
 
     #[test]
     fn only_an_approved_key_a_rule_or_an_open_run_lets_a_machine_in() {
@@ -91,11 +108,11 @@ mod tests {
             (Some(Deploying), Some("old"), None, &default, admit(Some("run under way"))),
             (Some(Deploying), Some("old"), None, &ask, Verdict::Wait),
         ] {
-            let known = state.map(|state| Known { state, approved_key: approved, has_question: false });
+            let known = state.map(|state| known(state, approved));
             assert_eq!(decide(known, "k", rule, policy), expect, "{state:?} {approved:?} {rule:?}");
         }
         for state in [Rejected, Retired] {
-            let known = Some(Known { state, approved_key: Some("k"), has_question: false });
+            let known = Some(Known { is_expected_back: true, ..known(state, Some("k")) });
             assert!(matches!(decide(known, "k", Some("lab"), &default), Verdict::Reject { .. }));
         }
     }
@@ -103,7 +120,7 @@ mod tests {
     #[test]
     fn nothing_but_an_answer_lets_a_machine_in_that_may_be_another_one() {
         for state in [MachineState::Waiting, MachineState::Managed, MachineState::Deploying] {
-            let known = Some(Known { state, approved_key: Some("k"), has_question: true });
+            let known = Some(Known { has_question: true, is_expected_back: true, ..known(state, Some("k")) });
             assert_eq!(decide(known, "k", Some("rule:lab"), &Policy::default()), Verdict::Wait);
         }
     }

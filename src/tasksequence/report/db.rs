@@ -50,6 +50,9 @@ impl Sequences {
             }
             Ok::<_, Error>((FetchRunReply { order: Some(Box::new(order)), ..FetchRunReply::default() }, Some(run)))
         })?;
+        if reply.restart == Some(Place::BootEnvironment) {
+            self.fleet.expect_back(machine)?;
+        }
         if let Some(run) = began {
             self.fleet.set_state(machine, MachineState::Deploying)?;
             self.announce(run.as_str());

@@ -136,6 +136,51 @@ fn a_board_swap_asks_and_the_answer_keeps_the_record() {
 }
 
 #[test]
+fn a_machine_that_is_sent_to_be_imaged_again_keeps_its_enrolment() {
+    let bench = bench(Vec::new());
+    let one = bench.enrolled(&machine(1, &[1]), "key");
+    bench.fleet.set_state(&one.id, MachineState::Managed).unwrap();
+    bench.fleet.expect_back(&one.id).unwrap();
+    assert!(bench.waiting(&machine(2, &[2]), "other").id != one.id, "nobody else is let in by it");
+    let back = bench.admitted(&machine(1, &[1]), "boot environment");
+    assert_eq!((&back.id, back.approved_by.as_deref()), (&one.id, Some("run that begins")));
+    assert_eq!(bench.waiting(&machine(1, &[1]), "a third key").id, one.id, "it is expected once");
+    bench.fleet.expect_back(&one.id).unwrap();
+    bench.clock.advance_seconds(1801);
+    assert_eq!(bench.waiting(&machine(1, &[1]), "too late").id, one.id);
+}
+
+#[test]
+fn a_machine_known_with_a_tpm_is_expected_back_with_it_alone() {
+    let bench = bench(Vec::new());
+    let with_tpm = Identity { tpm_key: Some("ab".repeat(32)), ..machine(1, &[1]) };
+    let one = bench.enrolled(&with_tpm, "key");
+    bench.fleet.expect_back(&one.id).unwrap();
+    bench.waiting(&machine(1, &[1]), "without");
+    assert_eq!(bench.admitted(&with_tpm, "with").id, one.id);
+}
+
+#[test]
+fn a_code_typed_on_a_machine_that_waits_gives_it_what_the_code_gives() {
+    let bench = bench(Vec::new());
+    let terms = Terms {
+        label: "desk".into(),
+        uses: 2,
+        hours: 1,
+        collections: vec!["front".into()],
+        deploy: Some("debian".into()),
+    };
+    let code = bench.fleet.make_code(&terms, &Principal::local()).unwrap();
+    let waiting = bench.waiting(&machine(1, &[1]), "key");
+    let admitted = bench.check_in_with(&machine(1, &[1]), "key", Some(code.reveal()));
+    let Admission::Admitted { machine: one, newly: Some(newly) } = admitted else { panic!("{admitted:?}") };
+    assert_eq!((&one.id, newly.deploy.as_deref()), (&waiting.id, Some("debian")));
+    assert_eq!(bench.fleet.collection("front").unwrap().machines.len(), 1);
+    let again = bench.check_in_with(&machine(1, &[1]), "other key", Some(code.reveal()));
+    assert!(matches!(again, Admission::Admitted { newly: None, .. }), "what it gives, it gives once: {again:?}");
+}
+
+#[test]
 fn a_disk_that_moved_to_a_new_machine_is_learnt_as_lent() {
     let bench = bench(Vec::new());
     let one = bench.enrolled(&machine(1, &[1]), "key");
