@@ -10,11 +10,12 @@ use nix::sys::reboot::{RebootMode, reboot};
 use super::baseline::{self, Watch};
 use super::enrol::{self, Answer, Applicant, KeyError, MachineKey, Waiting};
 use super::policy::{Schedule, Task};
+use super::renewal::{self, Renewal, RenewalError};
 use super::report::Reports;
 use super::spool::Spool;
 use super::state::{Folder, Identity, StateError};
 use super::surroundings::Around;
-use crate::fleet::link::{RenewCertificate, Stage};
+use crate::fleet::link::Stage;
 use crate::inventory::link::ReportInventory;
 use crate::inventory::{hardware, software};
 use crate::link;
@@ -50,12 +51,22 @@ pub enum ServiceError {
     Key(#[from] KeyError),
 }
 
+impl From<RenewalError> for ServiceError {
+    fn from(error: RenewalError) -> ServiceError {
+        match error {
+            RenewalError::Key(error) => ServiceError::Key(error),
+            RenewalError::Link(error) => ServiceError::Link(error),
+        }
+    }
+}
+
 /// Runs until `stop` is set. `say` gets what the system's log should hold.
 pub fn main(path: &Path, stop: &AtomicBool, say: &(dyn Fn(&str) + Sync)) -> Result<(), ServiceError> {
     let folder = Folder::open(path)?;
     let identity = folder.identity()?.ok_or_else(|| not_enrolled(path))?;
     let mut agent = Agent { client: client(&identity)?, identity, spool: Spool::open(&folder)?, folder, stop, say };
     say(&format!("remint-agent {} of {}", env!("CARGO_PKG_VERSION"), agent.identity.name));
+    agent.refresh_certificate()?;
     agent.go_on()?;
     let mut schedule = agent.schedule();
     while !stop.load(Relaxed) {
@@ -65,7 +76,9 @@ pub fn main(path: &Path, stop: &AtomicBool, say: &(dyn Fn(&str) + Sync)) -> Resu
                 let done = agent.perform(task);
                 if let Err(error) = &done {
                     say(&format!("failed to {}: {}", task.words(), chain(error)));
-                    if error.is_refused_certificate() && agent.enrol_again()? {
+                    // A refusal within TLS may look like a connection that broke.
+                    let may_have_ended = task == Task::Certificate || error.is_refused_certificate();
+                    if may_have_ended && agent.enrol_again()? {
                         agent.go_on()?;
                         schedule = agent.schedule();
                         continue;
@@ -126,6 +139,18 @@ impl ServiceError {
 impl Agent<'_> {
     fn schedule(&self) -> Schedule {
         Schedule::start(SystemClock.now(), u64::from(std::process::id()), self.identity.renew_at)
+    }
+
+    /// A run must not begin with a certificate that is about to end, or has.
+    fn refresh_certificate(&mut self) -> Result<(), ServiceError> {
+        if SystemClock.now() < self.identity.renew_at || self.identity.certificate_pem.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.renew_certificate() {
+            (self.say)(&format!("failed to renew the certificate: {}", chain(&error)));
+            self.enrol_again()?;
+        }
+        Ok(())
     }
 
     /// Goes on with the run that was under way. First the appliance sees what this machine is made of, when it can be
@@ -215,7 +240,20 @@ impl Agent<'_> {
     }
 
     /// Goes on with the run from where the journal in the folder ends, to its end or to a restart.
-    fn carry_out(&mut self, mut order: RunOrder) -> Result<(), ServiceError> {
+    fn carry_out(&mut self, order: RunOrder) -> Result<(), ServiceError> {
+        let folder = self.folder.clone();
+        // A certificate that could not be kept is asked for again.
+        let keep = move |identity: &Identity| drop(folder.save_identity(identity));
+        let renewal = Renewal::start(self.client.clone(), self.identity.clone(), keep);
+        let done = self.drive_run(order);
+        drop(renewal);
+        if let Some(identity) = self.folder.identity()? {
+            self.identity = identity;
+        }
+        done
+    }
+
+    fn drive_run(&mut self, mut order: RunOrder) -> Result<(), ServiceError> {
         let (mut journal, entries) = FileJournal::open(&self.folder.journal())?;
         if entries.len() >= order.journal.len() {
             order.journal = entries;
@@ -315,14 +353,10 @@ impl Agent<'_> {
 
     /// Asks for a certificate for the same key; the schedule does so long before the present one ends.
     fn renew_certificate(&mut self) -> Result<Option<u32>, ServiceError> {
-        let key = MachineKey::from_pem(&self.identity.key_pem)?;
-        let renewed = self.client.call(&RenewCertificate { request_pem: key.request_pem()? })?;
-        self.identity.certificate_pem = renewed.certificate_pem;
-        self.identity.renew_at = SystemClock.now().plus_seconds(renewed.renew_in_seconds.into());
+        let again_seconds = renewal::renew(&self.client, &mut self.identity)?;
         self.folder.save_identity(&self.identity)?;
-        self.client = client(&self.identity)?;
         (self.say)("the certificate was renewed");
-        Ok(Some(renewed.renew_in_seconds).filter(|seconds| *seconds > 0))
+        Ok(Some(again_seconds).filter(|seconds| *seconds > 0))
     }
     /// Asks systemd to end the system in order, and returns when that ends this process; where there is no systemd, syncs
     /// and does it.

@@ -91,10 +91,7 @@ impl Surroundings for Around {
     }
 
     fn install_agent(&mut self, root: &Path, _: &RunOrder) -> Result<Map<String, Value>, HostError> {
-        for file in self.agent_files()? {
-            put(root, &file)?;
-        }
-        enable_service(root)?;
+        put_agent(root, &self.identity)?;
         let program =
             sha256_of_file(&within(root, state::PROGRAM)).map_err(|error| HostError::new(error.to_string()))?;
         let mut evidence = Map::new();
@@ -105,7 +102,7 @@ impl Surroundings for Around {
     }
 
     fn agent_is_installed(&mut self, root: &Path, _: &RunOrder) -> Result<bool, HostError> {
-        for file in self.agent_files()? {
+        for file in agent_files(&self.identity)? {
             let found = host::root::read(root, file.path).ok().flatten();
             if found.is_none_or(|found| found.bytes != file.bytes) {
                 return Ok(false);
@@ -138,15 +135,21 @@ struct AgentFile {
     mode: u32,
 }
 
-impl Around {
-    fn agent_files(&self) -> Result<[AgentFile; 3], HostError> {
-        let program = fs::read("/proc/self/exe").map_err(|error| HostError::new(format!("read the agent: {error}")))?;
-        Ok([
-            AgentFile { path: state::PROGRAM, bytes: program, mode: 0o755 },
-            AgentFile { path: state::UNIT_PATH, bytes: state::UNIT.into(), mode: 0o644 },
-            AgentFile { path: AGENT_JSON, bytes: self.identity.to_json(), mode: 0o600 },
-        ])
+fn agent_files(identity: &Identity) -> Result<[AgentFile; 3], HostError> {
+    let program = fs::read("/proc/self/exe").map_err(|error| HostError::new(format!("read the agent: {error}")))?;
+    Ok([
+        AgentFile { path: state::PROGRAM, bytes: program, mode: 0o755 },
+        AgentFile { path: state::UNIT_PATH, bytes: state::UNIT.into(), mode: 0o644 },
+        AgentFile { path: AGENT_JSON, bytes: identity.to_json(), mode: 0o600 },
+    ])
+}
+
+/// Puts this program, its identity and its service into the system at `root`; the service starts with the system.
+pub(super) fn put_agent(root: &Path, identity: &Identity) -> Result<(), HostError> {
+    for file in agent_files(identity)? {
+        put(root, &file)?;
     }
+    enable_service(root)
 }
 
 const AGENT_JSON: &str = "/var/lib/remint/agent.json";

@@ -6,14 +6,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::channel;
 use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
-use remint::agent::{service, state};
+use remint::agent::{join, service, state};
 use remint::ramdisk;
-use remint::stdx::hint::chain;
+use remint::stdx::hint::{Hint, chain};
 
-const USAGE: &str = "usage: remint-agent service [--folder DIR] | status | --version";
+const USAGE: &str = "usage: remint-agent service [--folder DIR] | status | --version
+       remint-agent enrol https://ADDRESS[:PORT] SHA256-OF-THE-AUTHORITY [--http URL] [--folder DIR]
+enrol reads an enrolment code from its input; with --folder it does not install the service";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
         (_, ["service"]) => serve(Path::new(state::FOLDER)),
         (_, ["service", "--folder", folder]) => serve(Path::new(folder)),
         (_, ["status"]) => status(),
+        (_, ["enrol", server, authority, options @ ..]) => enrol(server, authority, options),
         (_, ["--version"]) => {
             println!("remint-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -63,6 +67,36 @@ fn serve(folder: &Path) -> ExitCode {
         told.store(true, Relaxed);
     });
     report(service::main(folder, &stop, &|line| println!("{line}")))
+}
+
+fn enrol(server: &str, authority: &str, options: &[&str]) -> ExitCode {
+    let (mut http, mut folder) = (None, None);
+    for option in options.chunks(2) {
+        match option {
+            ["--http", url] => http = Some(*url),
+            ["--folder", path] => folder = Some(Path::new(*path)),
+            _ => {
+                eprintln!("{USAGE}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let (sender, typed) = channel();
+    thread::spawn(move || std::io::stdin().lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+    let site = join::Site { server, authority, http };
+    let path = folder.unwrap_or(Path::new(state::FOLDER));
+    let done = join::enrol(&site, path, &typed, &mut |line| println!("{line}")).and_then(|identity| {
+        println!("enrolled as {}", identity.name);
+        if folder.is_none() { join::install_service(&identity) } else { Ok(()) }
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("failed to {}", chain(&error));
+            error.hint().into_iter().for_each(|hint| eprintln!("hint: {hint}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn status() -> ExitCode {

@@ -1,7 +1,7 @@
 //! The machine's end: blocking calls over connections that are kept open.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 
 use serde_json::Value;
@@ -22,16 +22,22 @@ const IDLE_CONNECTIONS_MAX: usize = 6;
 #[derive(Clone)]
 pub struct Client {
     base: Arc<str>,
-    agent: Agent,
+    agent: Arc<RwLock<Agent>>,
     bearer: Option<Arc<str>>,
 }
 
 impl Client {
     /// `base` is `https://address:port`. Only certificates issued by `authority_pem` are accepted.
     pub fn new(base: &str, authority_pem: &str, credentials: Option<&Credentials>) -> Result<Client, Error> {
-        let tls = trust::configuration(&certificate_der(authority_pem)?, credentials)?;
-        let agent = Agent::new_with_config(settings().tls_config(tls).build());
+        let agent = Arc::new(RwLock::new(trusting(authority_pem, credentials)?));
         Ok(Client { base: base.trim_end_matches('/').into(), agent, bearer: None })
+    }
+
+    /// Speaks with another certificate from now on, and so do all clones; calls under way end with the old one.
+    pub fn change_credentials(&self, authority_pem: &str, credentials: &Credentials) -> Result<(), Error> {
+        let agent = trusting(authority_pem, Some(credentials))?;
+        *self.agent.write().unwrap_or_else(PoisonError::into_inner) = agent;
+        Ok(())
     }
 
     /// The same connection with an API token: how the command line speaks for a person.
@@ -105,6 +111,7 @@ impl Client {
         range: Option<(u64, u64)>,
     ) -> Result<http::Response<Body>, Error> {
         let url = self.url(path);
+        let agent = self.agent.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut request = http::Request::builder().method(method).uri(&url);
         if let Some(token) = &self.bearer {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -117,11 +124,11 @@ impl Client {
                 .header("content-type", "application/json")
                 .body(bytes)
                 .map_err(|error| Error::Setup(error.to_string()))
-                .and_then(|request| self.agent.run(request).map_err(|source| reach(&url, source))),
+                .and_then(|request| agent.run(request).map_err(|source| reach(&url, source))),
             None => request
                 .body(())
                 .map_err(|error| Error::Setup(error.to_string()))
-                .and_then(|request| self.agent.run(request).map_err(|source| reach(&url, source))),
+                .and_then(|request| agent.run(request).map_err(|source| reach(&url, source))),
         }?;
         if answer.status().is_success() { Ok(answer) } else { Err(refusal(url, answer)) }
     }
@@ -172,6 +179,11 @@ pub fn patiently<T>(
         }
     }
     unreachable!("the loop above has no end but its return")
+}
+
+fn trusting(authority_pem: &str, credentials: Option<&Credentials>) -> Result<Agent, Error> {
+    let tls = trust::configuration(&certificate_der(authority_pem)?, credentials)?;
+    Ok(Agent::new_with_config(settings().tls_config(tls).build()))
 }
 
 fn settings() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {

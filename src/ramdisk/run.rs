@@ -12,6 +12,7 @@ use super::screen::Event;
 use super::terminal::{Painting, Terminal};
 use super::{clock, init, network, trial};
 use crate::agent::enrol::{self, Applicant, Enrolled, KeyError, MachineKey, Waiting};
+use crate::agent::renewal::Renewal;
 use crate::agent::state::Identity;
 use crate::fleet::link::Stage;
 use crate::inventory::hardware;
@@ -62,6 +63,7 @@ fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<End
     let enrolled = check_in(terminal, &Client::new(&arguments.server, &authority_pem, None)?, card)?;
     let client = Client::new(&arguments.server, &authority_pem, Some(&enrolled.credentials))?;
     let identity = Identity::new(&arguments.server, &authority_pem, &enrolled, SystemClock.now());
+    let _renewal = Renewal::start(client.clone(), identity.clone(), |_| ());
     loop {
         let Some(order) = fetch_order(terminal, &client)? else { return Ok(Ending::Restart) };
         match carry_out(terminal, &client, &identity, &order)? {

@@ -142,6 +142,9 @@ fn ensure(wanted: &Wanted, round: &mut Round) -> Finding {
         return finding(wanted, Compliance::NotApplicable, lacking);
     }
     let Some(missing) = undetected(wanted, round.machine) else {
+        if round.memory.held(name, version) {
+            (round.keep)(round.memory);
+        }
         return finding(wanted, Compliance::Held, String::new());
     };
     if let Some((state, reason)) = forbidden(wanted.mode, &wanted.when, &missing, round) {

@@ -12,6 +12,8 @@ const RETRY_SECONDS: i64 = 15 * 60;
 const RETRY_SECONDS_MAX: i64 = 86_400;
 /// A clock that was years ahead must not silence a package for years.
 const PAUSE_SECONDS_MAX: i64 = 2 * RETRY_SECONDS_MAX;
+/// An installer during which the agent ended so often in a row is what ends it; once or twice may be a power cut.
+const INTERRUPTIONS_MAX: u32 = 3;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -28,8 +30,8 @@ struct Attempt {
     version: String,
     failures: u32,
     next_at: Timestamp,
-    /// Set before the installer runs and taken away after it: found at the start of a round, the agent was killed.
-    under_way: bool,
+    /// Raised before the installer runs and set to 0 after it: above 0 at the start of a round, the agent was killed.
+    under_way: u32,
     last: Option<Finding>,
 }
 
@@ -39,7 +41,7 @@ pub enum Turn {
     Now,
     /// It failed lately; this is what was found then.
     Later(Finding),
-    /// The last try ended with the agent itself.
+    /// The last tries ended with the agent itself.
     KilledTheAgent,
 }
 
@@ -50,7 +52,8 @@ impl Memory {
         };
         let pause = attempt.next_at.milliseconds() - now.milliseconds();
         match &attempt.last {
-            _ if attempt.under_way => Turn::KilledTheAgent,
+            _ if attempt.under_way >= INTERRUPTIONS_MAX => Turn::KilledTheAgent,
+            _ if attempt.under_way > 0 => Turn::Now,
             Some(last) if pause > 0 && pause <= PAUSE_SECONDS_MAX * 1000 => Turn::Later(last.clone()),
             _ => Turn::Now,
         }
@@ -62,7 +65,17 @@ impl Memory {
         if attempt.version != version {
             *attempt = Attempt { version: version.to_owned(), ..Attempt::default() };
         }
-        attempt.under_way = true;
+        attempt.under_way += 1;
+    }
+
+    /// It is there, whoever has seen to that; whether there was something to forget.
+    pub fn held(&mut self, name: &str, version: &str) -> bool {
+        let Some(attempt) = self.attempts.remove(name) else { return false };
+        // The agent was killed between the installer's end and its own note of it.
+        if attempt.under_way > 0 && attempt.version == version {
+            self.installed.insert(name.to_owned(), version.to_owned());
+        }
+        true
     }
 
     pub fn succeeded(&mut self, name: &str, version: &str) {
@@ -77,7 +90,7 @@ impl Memory {
             *attempt = Attempt { version: finding.version.clone(), ..Attempt::default() };
         }
         attempt.failures += 1;
-        attempt.under_way = false;
+        attempt.under_way = 0;
         let pause = (RETRY_SECONDS << (attempt.failures - 1).min(10)).min(RETRY_SECONDS_MAX);
         attempt.next_at = now.plus_seconds(pause);
         if attempt.failures > 1 {
@@ -138,12 +151,18 @@ mod tests {
     #[test]
     fn an_installer_that_ends_the_agent_is_found_out() {
         let mut memory = Memory::default();
-        memory.begin("a", "1");
-        let read_again: Memory = serde_json::from_slice(&serde_json::to_vec(&memory).unwrap()).unwrap();
-        assert_eq!(read_again.turn("a", "1", at(0)), Turn::KilledTheAgent);
+        for turn in [Turn::Now, Turn::Now, Turn::KilledTheAgent] {
+            memory.begin("a", "1");
+            memory = serde_json::from_slice(&serde_json::to_vec(&memory).unwrap()).unwrap();
+            assert_eq!(memory.turn("a", "1", at(0)), turn);
+        }
         memory.succeeded("a", "1");
         assert_eq!((memory.turn("a", "1", at(0)), memory.installed("a")), (Turn::Now, Some("1")));
         memory.removed("a");
         assert_eq!(memory, Memory::default());
+        memory.begin("a", "1");
+        assert!(memory.held("a", "1"), "the installer had ended before the agent did");
+        assert_eq!((memory.turn("a", "1", at(0)), memory.installed("a")), (Turn::Now, Some("1")));
+        assert!(!memory.held("a", "1"));
     }
 }

@@ -346,7 +346,7 @@ fn a_failure_is_not_tried_again_at_once_and_one_that_ends_the_agent_is_found_out
     }
     let found = converge_at(&policy, &mut model, &mut memory, NOW.plus_seconds(15 * 60));
     assert_eq!((found[0].reason.as_str(), model.ran.len()), ("its installer ended with 1 (tried 2 times)", 2));
-    memory.begin("a", "1");
+    (0..3).for_each(|_| memory.begin("a", "1"));
     let found = converge_at(&policy, &mut Model::default(), &mut memory, NOW.plus_seconds(3600));
     assert!(found[0].reason.starts_with("its installer ended the agent"), "{found:?}");
 }
