@@ -51,11 +51,24 @@ fn carry_out(
     assert_eq!(run.state, RunState::Succeeded);
     let course = course(&sequences.entries(run.id.as_str()).unwrap());
     let lines = sequences.lines(run.id.as_str(), 0, 1000).unwrap().len();
-    // Each run has an identifier of its own, which some of the files hold.
-    for (bytes, _) in world.disk.files.values_mut() {
-        *bytes = String::from_utf8_lossy(bytes).replace(run.id.as_str(), "RUN").into_bytes();
-    }
+    without_names_of_the_run(&mut world, run.id.as_str());
     Outcome { world, course, lines, messages }
+}
+
+/// Each run has an identifier of its own, from which those of its file systems are made; files and commands hold them.
+fn without_names_of_the_run(world: &mut World, run: &str) {
+    let mut names = vec![(run.to_owned(), "RUN".to_owned())];
+    for partition in world.disk.layout.iter_mut().flat_map(|layout| &mut layout.partitions) {
+        let name = format!("UUID of {}", partition.number);
+        let own = std::mem::replace(&mut partition.content.uuid, name.clone());
+        names.extend((!own.is_empty()).then_some((own, name)));
+    }
+    let without = |text: String| names.iter().fold(text, |text, (from, to)| text.replace(from, to));
+    for (bytes, _) in world.disk.files.values_mut() {
+        *bytes = without(String::from_utf8_lossy(bytes).into_owned()).into_bytes();
+    }
+    let commands = std::mem::take(&mut world.commands);
+    world.commands = commands.into_iter().map(|(command, count)| (without(command), count)).collect();
 }
 
 /// The name within the document, which is what a sequence is published by.
