@@ -13,10 +13,15 @@ use crate::bench::{Bench, STEP_LIMIT, WHOLE_PATH_LIMIT, machine, remint};
 use crate::trees;
 
 pub(super) const TESTS: &[Test] = &[
-    ("a_returned_machine_is_wiped_and_tested_with_both_on_record", wipe_and_test),
-    ("a_server_is_made_by_steps_with_the_address_and_the_account_that_a_person_gives", server_by_steps),
+    ("a_returned_machine_is_wiped_and_tested_with_both_on_record", |bench| wipe_and_test(bench, Firmware::Bios)),
+    ("a_returned_uefi_machine_is_wiped_and_tested_with_both_on_record", |bench| wipe_and_test(bench, Firmware::Uefi)),
+    ("a_server_is_made_by_steps_with_what_a_person_gives", |bench| server_by_steps(bench, Firmware::Bios)),
+    ("a_uefi_server_is_made_by_steps_with_what_a_person_gives", |bench| server_by_steps(bench, Firmware::Uefi)),
     ("a_disk_is_divided_and_formatted_and_found_again_after_a_restart", layout_by_steps),
-    ("a_reference_image_is_built_captured_and_deployed_to_another_machine", capture_and_deploy),
+    ("a_reference_image_is_built_captured_and_deployed_to_another_machine", |bench| {
+        capture_and_deploy(bench, [Firmware::Uefi, Firmware::Bios]);
+    }),
+    ("the_same_from_a_bios_machine_to_a_uefi_one", |bench| capture_and_deploy(bench, [Firmware::Bios, Firmware::Uefi])),
 ];
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/sequences");
@@ -126,8 +131,8 @@ fn blkid(disk: &Path, start: u64, bytes: u64) -> String {
     String::from_utf8(command.arg(disk).output().unwrap().stdout).unwrap() + "\n"
 }
 
-fn server_by_steps(bench: &Bench) {
-    let spec = MachineSpec { disk_mib: 4096, ..machine(Firmware::Bios) };
+fn server_by_steps(bench: &Bench, firmware: Firmware) {
+    let spec = MachineSpec { disk_mib: 4096, ..machine(firmware) };
     let mut lab = bench.lab(Dhcp::Server, spec, |site| {
         trees::make_wim(site);
         let wim = site.join("debian.wim");
@@ -162,8 +167,8 @@ fn server_by_steps(bench: &Bench) {
 
 const MARKER: &[u8] = b"THE SECRETS OF WHOEVER HAD THIS MACHINE BEFORE";
 
-fn wipe_and_test(bench: &Bench) {
-    let spec = MachineSpec { disk_mib: 256, disk: DiskBus::Nvme, ..machine(Firmware::Bios) };
+fn wipe_and_test(bench: &Bench, firmware: Firmware) {
+    let spec = MachineSpec { disk_mib: 256, disk: DiskBus::Nvme, ..machine(firmware) };
     let mut lab = bench.lab(Dhcp::Proxy, spec, |site| {
         let method = ("default: overwrite", "default: nvme-format");
         publish(
@@ -194,9 +199,9 @@ fn wipe_and_test(bench: &Bench) {
     assert!(!left.windows(8).any(|window| window == &MARKER[4..12]), "something of the marker is left");
 }
 
-fn capture_and_deploy(bench: &Bench) {
-    let second = MachineSpec { serial: Some("BENCH-2".to_owned()), ..MachineSpec::new("bench-2", Firmware::Bios) };
-    let machines = vec![machine(Firmware::Uefi), second];
+fn capture_and_deploy(bench: &Bench, [first, second]: [Firmware; 2]) {
+    let second = MachineSpec { serial: Some("BENCH-2".to_owned()), ..MachineSpec::new("bench-2", second) };
+    let machines = vec![machine(first), second];
     let mut lab = bench.lab_of(Dhcp::Proxy, machines, |site| {
         publish(site, "build-and-capture.yaml", &[("default: debian-lab", "default: debian-12-small")]);
         // The small system has no SSH server whose keys would be made.
