@@ -50,15 +50,7 @@ impl Surroundings for Around {
     }
 
     fn disks(&mut self) -> Result<Vec<Disk>, HostError> {
-        let disks = hardware::disks(Path::new("/sys")).into_iter().map(|disk| Disk {
-            path: format!("/dev/{}", disk.name),
-            bytes: disk.bytes,
-            serial: disk.serial,
-            model: disk.model,
-            rotational: disk.rotational,
-            removable: disk.removable,
-        });
-        Ok(disks.collect())
+        Ok(hardware::disks(Path::new("/sys")).into_iter().map(Disk::from).collect())
     }
 
     fn image(&mut self, image: &ImageGrant) -> Result<(Manifest, Box<dyn ChunkSource>), HostError> {

@@ -118,7 +118,7 @@ impl Shelf {
                     continue;
                 }
                 let name = path.rsplit('/').next().unwrap_or_default();
-                let content = self.library(name, &who)?;
+                let content = self.shared_object(name, &who)?;
                 todo.push((name.to_owned(), elf::needs(&content).unwrap_or_default()));
                 toolbox.files.insert(path, (0o755, content));
             }
@@ -127,7 +127,7 @@ impl Shelf {
     }
 
     /// The library of that name, from the packages that are unpacked or from the next ones that they depend on.
-    fn library(&mut self, name: &str, who: &str) -> Result<Vec<u8>, Error> {
+    fn shared_object(&mut self, name: &str, who: &str) -> Result<Vec<u8>, Error> {
         loop {
             let places = LIBRARY_FOLDERS.iter().map(|folder| self.root.join(folder).join(name));
             if let Some(content) = places.into_iter().find_map(|path| fs::read(path).ok()) {

@@ -26,14 +26,7 @@ pub(super) fn run(terminal: &Terminal) {
     let machine = HardwareTest { memory_bytes, processor: PROCESSOR, disk: None, network: Duration::ZERO };
     let mut sound = show(terminal, "memory and processors", trial::run(&machine, &mut OnScreen(terminal)));
     for disk in hardware::disks(Path::new("/sys")) {
-        let disk = Disk {
-            path: format!("/dev/{}", disk.name),
-            bytes: disk.bytes,
-            serial: disk.serial,
-            model: disk.model,
-            rotational: disk.rotational,
-            removable: disk.removable,
-        };
+        let disk = Disk::from(disk);
         let found = trial::disk(&disk, SAMPLES, &mut OnScreen(terminal));
         sound &= show(terminal, &disk.path, found);
     }

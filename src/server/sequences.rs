@@ -16,7 +16,6 @@ use crate::fleet::machine::{Machine, MachineId};
 use crate::fleet::wake;
 use crate::imaging::store::local::LocalStore;
 use crate::inventory::db::Inventory;
-use crate::inventory::model;
 use crate::stdx::hint::chain;
 use crate::tasksequence::db::{Lookup, Sequences};
 use crate::tasksequence::facts::Facts;
@@ -114,17 +113,6 @@ fn facts(fleet: &Fleet, inventory: &Inventory, machine: &Machine) -> Facts {
         memory_bytes: hardware.memory.total_bytes,
         processors: hardware.processor.threads,
         virtual_machine: hardware.is_virtual(),
-        disks: hardware.disks.into_iter().map(disk).collect(),
-    }
-}
-
-fn disk(disk: model::Disk) -> Disk {
-    Disk {
-        path: format!("/dev/{}", disk.name),
-        bytes: disk.bytes,
-        serial: disk.serial,
-        model: disk.model,
-        rotational: disk.rotational,
-        removable: disk.removable,
+        disks: hardware.disks.into_iter().map(Disk::from).collect(),
     }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::inventory;
 use crate::stdx::time::Timestamp;
 
 use super::journal::{DiskIdentity, Entry};
@@ -72,6 +73,19 @@ pub struct Disk {
     pub rotational: bool,
     #[serde(default)]
     pub removable: bool,
+}
+
+impl From<inventory::model::Disk> for Disk {
+    fn from(found: inventory::model::Disk) -> Disk {
+        Disk {
+            path: format!("/dev/{}", found.name),
+            bytes: found.bytes,
+            serial: found.serial,
+            model: found.model,
+            rotational: found.rotational,
+            removable: found.removable,
+        }
+    }
 }
 
 impl Disk {
