@@ -31,7 +31,7 @@ struct Attempt {
     failures: u32,
     next_at: Timestamp,
     /// Raised before the installer runs and set to 0 after it: above 0 at the start of a round, the agent was killed.
-    under_way: u32,
+    interruptions: u32,
     last: Option<Finding>,
 }
 
@@ -52,8 +52,8 @@ impl Memory {
         };
         let pause = attempt.next_at.milliseconds() - now.milliseconds();
         match &attempt.last {
-            _ if attempt.under_way >= INTERRUPTIONS_MAX => Turn::KilledTheAgent,
-            _ if attempt.under_way > 0 => Turn::Now,
+            _ if attempt.interruptions >= INTERRUPTIONS_MAX => Turn::KilledTheAgent,
+            _ if attempt.interruptions > 0 => Turn::Now,
             Some(last) if pause > 0 && pause <= PAUSE_SECONDS_MAX * 1000 => Turn::Later(last.clone()),
             _ => Turn::Now,
         }
@@ -65,14 +65,14 @@ impl Memory {
         if attempt.version != version {
             *attempt = Attempt { version: version.to_owned(), ..Attempt::default() };
         }
-        attempt.under_way += 1;
+        attempt.interruptions += 1;
     }
 
     /// It is there, whoever has seen to that; whether there was something to forget.
     pub fn held(&mut self, name: &str, version: &str) -> bool {
         let Some(attempt) = self.attempts.remove(name) else { return false };
         // The agent was killed between the installer's end and its own note of it.
-        if attempt.under_way > 0 && attempt.version == version {
+        if attempt.interruptions > 0 && attempt.version == version {
             self.installed.insert(name.to_owned(), version.to_owned());
         }
         true
@@ -90,7 +90,7 @@ impl Memory {
             *attempt = Attempt { version: finding.version.clone(), ..Attempt::default() };
         }
         attempt.failures += 1;
-        attempt.under_way = 0;
+        attempt.interruptions = 0;
         let pause = (RETRY_SECONDS << (attempt.failures - 1).min(10)).min(RETRY_SECONDS_MAX);
         attempt.next_at = now.plus_seconds(pause);
         if attempt.failures > 1 {
@@ -146,6 +146,13 @@ mod tests {
         assert_eq!(last.reason, "why (tried 9 times)");
         assert_eq!(memory.turn("a", "2", at(now - 1)), Turn::Now);
         assert_eq!(memory.turn("a", "1", at(now - 1_000_000)), Turn::Now, "the clock was years ahead");
+    }
+
+    #[test]
+    fn what_an_older_agent_wrote_is_still_known() {
+        let old = r#"{"attempts":{"a":{"version":"1","failures":1,"under_way":false}},"installed":{"b":"2"}}"#;
+        let memory: Memory = serde_json::from_str(old).unwrap();
+        assert_eq!((memory.installed("b"), memory.turn("a", "1", Timestamp::default())), (Some("2"), Turn::Now));
     }
 
     #[test]
