@@ -113,11 +113,14 @@ impl Running {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let pid = self.0.id().to_string();
-            let curl =
-                Command::new("nsenter").args(["-t", &pid, "-n", "curl", "-sk", "--max-time", "20", url]).output();
-            let curl = curl.unwrap();
-            if curl.status.success() {
-                return String::from_utf8(curl.stdout).unwrap();
+            // Before it has entered its own network, this computer's would be asked.
+            let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+            if network(&pid) != network("self") {
+                let asked = ["-t", &pid, "-n", "curl", "-sk", "--max-time", "20", url];
+                let curl = Command::new("nsenter").args(asked).output().unwrap();
+                if curl.status.success() {
+                    return String::from_utf8(curl.stdout).unwrap();
+                }
             }
             let ended = self.0.try_wait().unwrap();
             assert!(ended.is_none() && Instant::now() < deadline, "no answer:\n{}", fs::read_to_string(log).unwrap());
