@@ -36,6 +36,16 @@ impl Bench {
         Bench { template: self.template.clone(), folder: self.folder.join(&test[..test.len().min(16)]) }
     }
 
+    /// The logs of the lab that ran in this bench: the appliance's, then each machine's serial console.
+    pub(crate) fn logs(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut serials: Vec<_> =
+            entries.map(|entry| entry.path().join("serial.log")).filter(|log| log.exists()).collect();
+        serials.sort();
+        serials.insert(0, self.folder.join("appliance.log"));
+        serials
+    }
+
     /// A lab of one machine called `bench-1` against a copy of the site; `prepare` may change the copy before it is served.
     pub(crate) fn lab(&self, dhcp: Dhcp, machine: MachineSpec, prepare: impl FnOnce(&Path)) -> Lab {
         self.lab_of(dhcp, vec![machine], prepare)

@@ -2,7 +2,8 @@
 //!
 //! The tests run one after the other, because two emulated machines fill this computer. They need what `scripts/test`
 //! prepares (QEMU, the static agent, a reference image, a site made by scripts/first-site); without it each is skipped and
-//! says so. A word on the command line chooses the tests whose name contains it.
+//! says so. One that fails is run once more, and the summary tells. A word on the command line chooses the tests whose name
+//! contains it.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,6 +19,7 @@ mod sequences;
 mod trees;
 mod whole_path;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -46,14 +48,12 @@ fn main() {
     match Bench::open() {
         Err(reason) => chosen.iter().for_each(|(name, _)| println!("test {name} ... ignored, skipped: {reason}")),
         Ok(bench) => {
-            for (name, test) in &chosen {
-                let start = Instant::now();
-                let outcome = catch_unwind(AssertUnwindSafe(|| test(&bench.named(name))));
-                let seconds = start.elapsed().as_secs_f64();
-                println!("test {name} ... {} ({seconds:.0} s)", if outcome.is_ok() { "ok" } else { "FAILED" });
-                match outcome {
-                    Ok(()) => passed += 1,
-                    Err(_) => failed.push(*name),
+            for test in &chosen {
+                // Whole machines under emulation, on a computer that others use too: once more, and it is told.
+                let first = run(&bench, test);
+                match first.and_then(|report| run(&bench, test).map(|second| (report, second))) {
+                    None => passed += 1,
+                    Some((first, second)) => failed.push((test.0, first, second)),
                 }
             }
         }
@@ -62,7 +62,36 @@ fn main() {
     let word = if failed.is_empty() { "ok" } else { "FAILED" };
     println!("\ntest result: {word}. {passed} passed; {} failed; {ignored} ignored\n", failed.len());
     if !failed.is_empty() {
-        println!("failures: {}", failed.join(", "));
+        println!("failures:");
+        failed.iter().for_each(|(name, first, second)| println!("{name}: {first}\n  and again: {second}"));
         std::process::exit(101);
     }
+}
+
+/// Runs a test; gives the report of its failure.
+fn run(bench: &Bench, (name, test): &Test) -> Option<String> {
+    let start = Instant::now();
+    let bench = bench.named(name);
+    let outcome = catch_unwind(AssertUnwindSafe(|| test(&bench)));
+    let seconds = start.elapsed().as_secs_f64();
+    println!("test {name} ... {} ({seconds:.0} s)", if outcome.is_ok() { "ok" } else { "FAILED" });
+    let report = report(&bench, &*outcome.err()?);
+    println!("failed once: {name}: {report}");
+    Some(report)
+}
+
+/// Why a test failed, with the last words of the appliance and of each machine: what is needed to understand a failure on
+/// a computer that nobody can look at afterwards.
+fn report(bench: &Bench, panic: &(dyn Any + Send)) -> String {
+    const LINES: usize = 20;
+    let message = panic.downcast_ref::<String>().cloned();
+    let mut report =
+        message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+    for path in bench.logs() {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(LINES)..].join("\n    ");
+        report += &format!("\n  the end of {}:\n    {last}", path.display());
+    }
+    report
 }
