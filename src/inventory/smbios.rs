@@ -46,6 +46,7 @@ fn module(body: &[u8], texts: &[u8]) -> Option<MemoryModule> {
     const SERIAL: usize = 0x18;
     const PART: usize = 0x1A;
     const EXTENDED_SIZE: usize = 0x1C;
+    const EXTENDED_SPEED: usize = 0x54;
     let (fields, has) = (Fields(body), |end: usize| body.len() >= end);
     let bytes = match has(SIZE + 2).then(|| fields.le16(SIZE))? {
         0 | 0xFFFF => return None,
@@ -53,37 +54,36 @@ fn module(body: &[u8], texts: &[u8]) -> Option<MemoryModule> {
         size if size & 0x8000 != 0 => u64::from(size & 0x7FFF) << 10,
         size => u64::from(size) << 20,
     };
+    // Of no bytes in words for large or small ones: no module either.
+    let bytes = Some(bytes).filter(|bytes| *bytes != 0)?;
+    let speed = match has(SPEED + 2).then(|| fields.le16(SPEED)) {
+        None | Some(0) => None,
+        Some(0xFFFF) => has(EXTENDED_SPEED + 4).then(|| fields.le32(EXTENDED_SPEED) & 0x7FFF_FFFF),
+        Some(speed) => Some(u32::from(speed)),
+    };
     let text = |at: usize| has(at + 1).then(|| text(texts, fields.u8(at))).flatten();
     Some(MemoryModule {
         slot: text(DEVICE_LOCATOR),
         bytes,
         kind: has(MEMORY_TYPE + 1).then(|| kind(fields.u8(MEMORY_TYPE))).flatten().map(str::to_owned),
-        mega_transfers: has(SPEED + 2)
-            .then(|| u32::from(fields.le16(SPEED)))
-            .filter(|speed| !matches!(speed, 0 | 0xFFFF)),
+        mega_transfers: speed.filter(|speed| *speed != 0),
         manufacturer: text(MANUFACTURER),
         serial: text(SERIAL),
         part: text(PART),
     })
 }
 
-/// 7.18.2
+/// 7.18.2, table 78, in dmidecode's words. Values that say nothing (other, unknown, reserved) have none.
 fn kind(value: u8) -> Option<&'static str> {
-    const KINDS: [(u8, &str); 12] = [
-        (0x07, "RAM"),
-        (0x0F, "SDRAM"),
-        (0x12, "DDR"),
-        (0x13, "DDR2"),
-        (0x18, "DDR3"),
-        (0x1A, "DDR4"),
-        (0x1B, "LPDDR"),
-        (0x1C, "LPDDR2"),
-        (0x1D, "LPDDR3"),
-        (0x1E, "LPDDR4"),
-        (0x22, "DDR5"),
-        (0x23, "LPDDR5"),
+    const FIRST: u8 = 0x03;
+    #[rustfmt::skip]
+    const KINDS: [&str; 34] = [
+        "DRAM", "EDRAM", "VRAM", "SRAM", "RAM", "ROM", "Flash", "EEPROM", "FEPROM", "EPROM", "CDRAM", "3DRAM", "SDRAM",
+        "SGRAM", "RDRAM", "DDR", "DDR2", "DDR2 FB-DIMM", "", "", "", "DDR3", "FBD2", "DDR4", "LPDDR", "LPDDR2", "LPDDR3",
+        "LPDDR4", "Logical non-volatile device", "HBM", "HBM2", "DDR5", "LPDDR5", "HBM3",
     ];
-    KINDS.iter().find(|(known, _)| *known == value).map(|(_, name)| *name)
+    let name = KINDS.get(usize::from(value.checked_sub(FIRST)?))?;
+    (!name.is_empty()).then_some(*name)
 }
 
 /// String number `number`, counted from 1; 0 is none.
@@ -130,6 +130,8 @@ mod tests {
             device(0, 0),
             device(0x7FFF, 65_536),
             device(0x8000 | 512, 0),
+            device(0x7FFF, 0),
+            device(0x8000, 0),
             structure(END_OF_TABLE, &[], &[]),
             device(1, 0),
         ]

@@ -31,7 +31,8 @@ mod oracles {
     use std::path::Path;
     use std::process::Command;
 
-    use remint::inventory::hardware;
+    use remint::inventory::model::MemoryModule;
+    use remint::inventory::{hardware, smbios};
     use serde_json::Value;
 
     fn output(program: &str, arguments: &[&str]) -> Option<String> {
@@ -90,27 +91,87 @@ mod oracles {
         assert_eq!(found, expected);
     }
 
+    const DMIDECODE: &str = "/usr/sbin/dmidecode";
+
     #[test]
     fn memory_modules_are_those_of_dmidecode() {
-        let Some(text) = output("dmidecode", &["--type", "17"]) else {
-            return println!("skipped: dmidecode says nothing here");
+        let Some(text) = output(DMIDECODE, &["--type", "17"]) else {
+            return println!("skipped: this computer shows no SMBIOS tables; tests/vm compares an emulated machine's");
         };
-        let sizes = text.lines().filter_map(|line| line.trim().strip_prefix("Size: "));
-        let expected: Vec<u64> = sizes
-            .filter_map(|size| {
-                let (number, unit) = size.split_once(' ')?;
-                let shift = match unit {
-                    "kB" => 10,
-                    "MB" => 20,
-                    "GB" => 30,
-                    "TB" => 40,
-                    _ => return None,
-                };
-                Some(number.parse::<u64>().ok()? << shift)
-            })
-            .collect();
-        let modules = hardware::collect(Path::new("/")).memory.modules;
-        assert_eq!(modules.iter().map(|module| module.bytes).collect::<Vec<_>>(), expected);
+        assert_modules(&hardware::collect(Path::new("/")).memory.modules, &text);
+    }
+
+    /// More than one computer could show: every kind of memory, every way to say a size and a speed.
+    #[test]
+    fn odd_memory_modules_are_those_of_dmidecode_too() {
+        // dmidecode of Debian 12 knows the kinds up to 0x23.
+        let kinds = (0x01..=0x23).map(|kind| module(0x5C, 16_384, 0, kind, 3200, 0));
+        let sizes = [0, 0xFFFF, 0x8000 | 512, 0x7FFE, 1].map(|size| module(0x5C, size, 0, 0x1A, 2400, 0));
+        let extended = [32_768, 65_536, 0x7FFF_FC00].map(|size| module(0x5C, 0x7FFF, size, 0x22, 4800, 0));
+        let speeds = [(0, 0), (0xFFFF, 0), (0xFFFF, 70_000), (1, 9)].map(|(a, b)| module(0x5C, 2048, 0, 0x22, a, b));
+        let of_old = [module(0x1B, 1024, 0, 0x12, 333, 0), module(0x15, 256, 0, 0x0F, 0, 0)];
+        let table: Vec<u8> = kinds.chain(sizes).chain(extended).chain(speeds).chain(of_old).flatten().collect();
+        let table = [table, vec![127, 4, 0, 0, 0, 0]].concat();
+
+        let folder = tempfile::tempdir().unwrap();
+        let dump = folder.path().join("smbios");
+        std::fs::write(&dump, [entry_point(table.len()), table.clone()].concat()).unwrap();
+        let Some(text) = output(DMIDECODE, &["--from-dump", dump.to_str().unwrap(), "--type", "17"]) else {
+            return println!("skipped: there is no dmidecode");
+        };
+        let modules = smbios::memory_modules(&table);
+        assert_eq!(modules.len(), 0x23 + 3 + 3 + 4 + 2);
+        assert_modules(&modules, &text);
+    }
+
+    /// DSP0134 5.2.2, with the table at 32.
+    fn entry_point(table_bytes: usize) -> Vec<u8> {
+        let mut bytes = b"_SM3_\0\x18\x03\x03\0\x01\0".to_vec();
+        bytes.extend(u32::try_from(table_bytes).unwrap().to_le_bytes());
+        bytes.extend(32_u64.to_le_bytes());
+        bytes[5] = bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_sub(*byte));
+        bytes.resize(32, 0);
+        bytes
+    }
+
+    /// A memory device (7.18) of so many bytes.
+    fn module(bytes: u8, size: u16, extended_size: u32, kind: u8, speed: u16, extended_speed: u32) -> Vec<u8> {
+        let mut body = vec![0; 0x5C];
+        body[..4].copy_from_slice(&[17, bytes, kind, size as u8]);
+        body[0x0C..0x0E].copy_from_slice(&size.to_le_bytes());
+        (body[0x10], body[0x12]) = (1, kind);
+        body[0x15..0x17].copy_from_slice(&speed.to_le_bytes());
+        (body[0x17], body[0x18], body[0x1A]) = (2, 3, 4);
+        body[0x1C..0x20].copy_from_slice(&extended_size.to_le_bytes());
+        body[0x54..0x58].copy_from_slice(&extended_speed.to_le_bytes());
+        body.truncate(bytes.into());
+        body.extend(b"DIMM 0\0MakerCo\0S-1\0P 1\0\0");
+        body
+    }
+
+    fn assert_modules(modules: &[MemoryModule], text: &str) {
+        let expected: Vec<MemoryModule> = text.split("\n\n").filter_map(module_of_dmidecode).collect();
+        assert_eq!(modules, expected);
+    }
+
+    fn module_of_dmidecode(block: &str) -> Option<MemoryModule> {
+        let field = |name: &str| {
+            let line =
+                block.lines().find_map(|line| line.strip_prefix('\t')?.strip_prefix(name)?.strip_prefix(": "))?;
+            let says_nothing = ["Not Specified", "Unknown", "Other", "Reserved"].contains(&line.trim());
+            (!says_nothing).then(|| line.trim().to_owned())
+        };
+        let (size, unit) = field("Size")?.split_once(' ').map(|(size, unit)| (size.to_owned(), unit.to_owned()))?;
+        let shift = 10 * (1 + ["kB", "MB", "GB", "TB"].iter().position(|one| *one == unit)?);
+        Some(MemoryModule {
+            slot: field("Locator"),
+            bytes: size.parse::<u64>().ok()? << shift,
+            kind: field("Type"),
+            mega_transfers: field("Speed").map(|speed| speed.trim_end_matches(" MT/s").parse().unwrap()),
+            manufacturer: field("Manufacturer"),
+            serial: field("Serial Number"),
+            part: field("Part Number"),
+        })
     }
 
     #[test]

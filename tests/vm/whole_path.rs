@@ -3,11 +3,12 @@
 use remint::lab::console::Mark;
 use remint::lab::disk::Ext4;
 use remint::lab::run::Lab;
-use remint::lab::scenario::{Dhcp, Firmware};
+use remint::lab::scenario::{Dhcp, DiskBus, Firmware, MachineSpec};
 use serde_json::Value;
 
 use crate::Test;
 use crate::bench::{Bench, STEP_LIMIT, WHOLE_PATH_LIMIT, machine, record, step, wait_for};
+use crate::inventory::{ask_the_tools, assert_as_the_tools_say};
 
 pub(super) const TESTS: &[Test] = &[
     ("bios_beside_another_dhcp_server", |bench| whole_path(bench, Firmware::Bios, Dhcp::Proxy)),
@@ -17,15 +18,27 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 fn whole_path(bench: &Bench, firmware: Firmware, dhcp: Dhcp) {
-    let mut lab = bench.lab(dhcp, machine(firmware), |_| ());
+    // Beside another server the inventory is compared as well, with each kind of disk.
+    let compare = dhcp == Dhcp::Proxy;
+    let disk = if compare && firmware == Firmware::Uefi { DiskBus::Nvme } else { DiskBus::Virtio };
+    let mut lab = bench.lab(dhcp, MachineSpec { disk, ..machine(firmware) }, |site| {
+        if compare {
+            ask_the_tools(site);
+        }
+    });
     lab.power_on(0).unwrap();
     lab.wait_for_state(0, "managed", WHOLE_PATH_LIMIT).unwrap_or_else(|error| panic!("{error}"));
     wait_for_software(&lab);
     let kernel = wait_for(&lab, Mark::default(), "Linux version");
     wait_for(&lab, kernel, "bench-1 login:");
-    assert_managed(&record(&lab));
+    let record = record(&lab);
+    assert_managed(&record);
     lab.machines[0].shut_down(STEP_LIMIT).unwrap();
     assert_installed(&mut lab);
+    if compare {
+        let disk = lab.machines[0].disk();
+        assert_as_the_tools_say(&record, &Ext4::open(&disk, "root").unwrap(), disk.parent().unwrap());
+    }
 }
 
 /// The service reports its inventory when it has started, which is not a part of the run.
