@@ -26,9 +26,12 @@ fn the_package_is_installed_serves_is_upgraded_and_purged_without_a_trace() {
     let owner = fs::metadata(debian.root().join(SITE)).unwrap();
     assert_ne!(owner.uid(), 0, "the site belongs to a user of its own");
     assert_eq!(owner.mode() & 0o777, 0o700);
-    for path in
-        ["usr/lib/systemd/system/remint.service", "usr/share/man/man1/remint-image-import.1.gz", "usr/bin/remint-agent"]
-    {
+    for path in [
+        "usr/lib/systemd/system/remint.service",
+        "usr/lib/sysctl.d/50-remint.conf",
+        "usr/share/man/man1/remint-image-import.1.gz",
+        "usr/bin/remint-agent",
+    ] {
         assert!(debian.root().join(path).is_file(), "{path}");
     }
     let completions = debian.root().join("usr/share/bash-completion/completions/remint");

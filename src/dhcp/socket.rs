@@ -7,7 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ const BUSY_WAIT: Duration = Duration::from_millis(5);
 /// How long the first lease waits for others before all are written: a write costs the disk a round trip however many
 /// leases are in it, and a client does not notice.
 const GATHER_WAIT: Duration = Duration::from_millis(30);
+/// So many are written without waiting longer: their answers leave in one burst, and the relay they pass has a receive
+/// buffer of the kernel's default size, which holds some 150.
+const GATHER_MAX: usize = 80;
 /// Leases that wait for the disk at most; whoever asks beyond that is not answered and asks again.
 const WAITING_MAX: usize = 4096;
 /// Receive buffer of the server port: a thousand requests that come in while a batch is written.
@@ -135,8 +138,8 @@ pub struct Sockets {
     settings: Settings,
     interface: Interface,
     interface_index: u32,
-    server: UdpSocket,
-    boot_server: UdpSocket,
+    server: Port,
+    boot_server: Port,
     frames: FrameSocket,
     arp: ArpSocket,
     /// A second handle of the same socket, by which the runtime knows when something has come in.
@@ -164,15 +167,36 @@ pub fn bind(settings: Settings) -> Result<Sockets, Error> {
 }
 
 /// Bound to the device, so that packets of interfaces never mix, and to all addresses, so that broadcasts arrive.
-fn udp(interface: &str, port: u16) -> io::Result<UdpSocket> {
+fn udp(interface: &str, port: u16) -> io::Result<Port> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_broadcast(true)?;
     socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    datagram::set_receive_buffer(socket.as_fd(), RECEIVE_BUFFER_BYTES)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(Port(socket.into()))
+}
+
+/// A UDP socket that the runtime watches only while somebody waits for it. One that is watched all the time wakes a thread
+/// for each datagram that comes in, also while nobody wants to read it yet.
+struct Port(std::net::UdpSocket);
+
+impl Port {
+    /// Does `operation`, which does not block, when the socket is ready for it.
+    async fn when_ready<T>(&self, for_what: Interest, mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match operation() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        UdpSocket::from_std(self.0.try_clone()?)?.async_io(for_what, operation).await
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl Sockets {
@@ -240,10 +264,10 @@ impl Sockets {
 }
 
 /// Waits for datagrams, not before `resume`, and takes those that have come in.
-async fn receive(socket: &UdpSocket, batch: &mut Batch, resume: Option<Instant>) -> io::Result<()> {
+async fn receive(socket: &Port, batch: &mut Batch, resume: Option<Instant>) -> io::Result<()> {
     until(resume).await;
     loop {
-        match socket.async_io(Interest::READABLE, || batch.receive(socket.as_fd())).await {
+        match socket.when_ready(Interest::READABLE, || batch.receive(socket.as_fd())).await {
             // What a datagram of ours met earlier (a port that nobody listens on) comes back here.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             received => return received,
@@ -294,9 +318,12 @@ struct Waiting {
 impl Waiting {
     fn push(&mut self, lease: Lease, reply: Option<Reply>) {
         if self.leases.len() < WAITING_MAX {
-            self.due.get_or_insert_with(|| Instant::now() + GATHER_WAIT);
+            let due = self.due.get_or_insert_with(|| Instant::now() + GATHER_WAIT);
             self.leases.push(lease);
             self.replies.extend(reply);
+            if self.leases.len() >= GATHER_MAX {
+                *due = Instant::now();
+            }
         }
     }
 }
@@ -483,7 +510,7 @@ impl Service {
     }
 
     /// One that cannot be sent does not keep those behind it.
-    async fn transmit(&self, role: Role, socket: &UdpSocket, replies: Vec<(Reply, SocketAddrV4)>) {
+    async fn transmit(&self, role: Role, socket: &Port, replies: Vec<(Reply, SocketAddrV4)>) {
         let Sockets { interface, interface_index, .. } = &self.sockets;
         let datagrams = replies.iter().map(|(reply, to)| (reply.packet.emit(reply.bytes_max), *to));
         let datagrams: Vec<(Vec<u8>, SocketAddrV4)> = datagrams.collect();
@@ -491,7 +518,7 @@ impl Service {
         while !left.is_empty() {
             let unsent = &datagrams[left.clone()];
             let send = || datagram::send_many(socket.as_fd(), unsent, interface.address, *interface_index);
-            let (passed, outcome) = match socket.async_io(Interest::WRITABLE, send).await {
+            let (passed, outcome) = match socket.when_ready(Interest::WRITABLE, send).await {
                 Ok(taken) => (taken.max(1), None),
                 Err(error) => (1, Some(error)),
             };

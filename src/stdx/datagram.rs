@@ -7,7 +7,14 @@ use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmsg};
+use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
+use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmsg, setsockopt};
+
+/// Gives a socket a receive buffer of so many bytes. Without the privilege (`CAP_NET_ADMIN`) the kernel gives what
+/// `net.core.rmem_max` allows, 208 KiB on most systems: some hundreds of small datagrams.
+pub fn set_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    setsockopt(&socket, RcvBufForce, &bytes).or_else(|_| setsockopt(&socket, RcvBuf, &bytes)).map_err(io::Error::from)
+}
 
 /// Datagrams that came in together, in memory that is used again.
 pub struct Batch {

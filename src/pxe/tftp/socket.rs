@@ -125,7 +125,7 @@ fn udp(address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
-    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    datagram::set_receive_buffer(socket.as_fd(), RECEIVE_BUFFER_BYTES)?;
     socket.bind(&SocketAddr::from((address, port)).into())?;
     UdpSocket::from_std(socket.into())
 }
