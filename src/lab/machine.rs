@@ -23,6 +23,9 @@ use super::tpm::Tpm;
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const OVMF_VARS_SECURE: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+/// Debian builds it with its variables guarded by system management mode only.
+const OVMF32_CODE: &str = "/usr/share/OVMF/OVMF32_CODE_4M.secboot.fd";
+const OVMF32_VARS: &str = "/usr/share/OVMF/OVMF32_VARS_4M.fd";
 const ARM64_CODE: &str = "/usr/share/AAVMF/AAVMF_CODE.fd";
 const ARM64_VARS: &str = "/usr/share/AAVMF/AAVMF_VARS.fd";
 
@@ -195,6 +198,7 @@ fn firmware_files(firmware: Firmware) -> Option<(&'static str, &'static str)> {
     match firmware {
         Firmware::Bios => None,
         Firmware::UefiArm64 => Some((ARM64_CODE, ARM64_VARS)),
+        Firmware::UefiIa32 => Some((OVMF32_CODE, OVMF32_VARS)),
         firmware if firmware.has_secure_boot() => Some((OVMF_CODE, OVMF_VARS_SECURE)),
         _ => Some((OVMF_CODE, OVMF_VARS)),
     }
@@ -215,7 +219,12 @@ fn arguments(spec: &MachineSpec, place: usize, accelerator: Accelerator) -> Vec<
     add(&["-smp", &spec.cpus.to_string(), "-m", &spec.memory_mib.to_string()]);
     add(&["-serial", "stdio", "-qmp", "unix:qmp,server=on,wait=off"]);
     let identity = format!("serial={},uuid={}", spec.serial_at(place), spec.uuid_at(place));
-    add(&["-smbios", &format!("type=1,manufacturer=Remint,product=Lab,{identity}")]);
+    add(&["-smbios", &format!("type=1,manufacturer=Remint,product=Lab,version=1,sku=LAB-1,family=Labs,{identity}")]);
+    let number = place + 1;
+    let of_part = |part: &str| format!("manufacturer=Remint,serial=LAB-{part}-{number},asset=Inv-{part}-{number}");
+    add(&["-smbios", &format!("type=2,product=Board,version=A,{}", of_part("BOARD"))]);
+    add(&["-smbios", &format!("type=3,version=B,{}", of_part("CASE"))]);
+    add(&["-smbios", &format!("type=17,part=DIMM-L,speed=3200,{}", of_part("DIMM"))]);
     if let Some((code, _)) = firmware_files(spec.firmware) {
         add(&["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")]);
         add(&["-drive", "if=pflash,format=raw,unit=1,file=vars.fd"]);

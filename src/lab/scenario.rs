@@ -4,7 +4,7 @@
 //! network = "proxy"            # or "server": Remint gives the addresses itself
 //! [[machine]]
 //! name = "bench-1"
-//! firmware = "bios"            # or "uefi", "uefi-secure-boot", "uefi-http", "uefi-http-secure-boot", "uefi-arm64"
+//! firmware = "bios"            # or "uefi", "uefi-secure-boot", "uefi-http", "uefi-http-secure-boot", "uefi-ia32", "uefi-arm64"
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -86,6 +86,8 @@ pub enum Firmware {
     UefiHttp,
     /// The same with Secure Boot on.
     UefiHttpSecureBoot,
+    /// UEFI of 32 bits on a processor of 64, as early Atom tablets and boards have it, by PXE first.
+    UefiIa32,
     /// arm64, by PXE first; always emulated.
     UefiArm64,
 }

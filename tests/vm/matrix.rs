@@ -16,18 +16,18 @@ pub(super) const TESTS: &[Test] = &[
     ("every_firmware_boots_with_remint_as_dhcp_server", |bench| every_firmware(bench, Dhcp::Server)),
 ];
 
-/// In pairs that are on at the same time.
-const PAIRS: [[Firmware; 2]; 3] = [
-    [Firmware::Bios, Firmware::UefiArm64],
-    [Firmware::Uefi, Firmware::UefiSecureBoot],
-    [Firmware::UefiHttp, Firmware::UefiHttpSecureBoot],
+/// Those of one group are on at the same time.
+const GROUPS: [&[Firmware]; 3] = [
+    &[Firmware::Bios, Firmware::UefiArm64],
+    &[Firmware::Uefi, Firmware::UefiSecureBoot, Firmware::UefiIa32],
+    &[Firmware::UefiHttp, Firmware::UefiHttpSecureBoot],
 ];
 
 /// With a password, which nobody is asked for where the default is taken.
 const MENU: &str = "[[boot.menu]]\nseconds = 1\npassword = \"grub.pbkdf2.sha512.1000.6F3B873011F0EFD93E6EBD01373CAADBDA31E134AA0BF96FE063AD744DB1CF305A90E1F2FDC75F0B231A79D7A62CACF75981E7624428F06FF48BE55946153C65.0A848EFBAE92AC205D7B3017A2FBCFB8F2122C8BB5A6E2EA195C1C1D08062F271ABF48FED1CB9D507BD7EDCFBA4E2696AE948E57249E1B4AB15487BBC26B764F\"\n";
 
 fn every_firmware(bench: &Bench, dhcp: Dhcp) {
-    let firmwares: Vec<Firmware> = PAIRS.concat();
+    let firmwares: Vec<Firmware> = GROUPS.concat();
     let machines: Vec<MachineSpec> = firmwares.iter().map(|firmware| spec(*firmware)).collect();
     let secure = machines[3].mac_at(3);
     let mut lab = bench.lab_of(dhcp, machines, |site| {
@@ -42,10 +42,19 @@ fn every_firmware(bench: &Bench, dhcp: Dhcp) {
     if arm64.is_none() {
         println!("skipped: the site has no boot files for arm64 (scripts/first-site DIR --arm64)");
     }
+    let ia32 = lab.appliance.site().join("boot/current/shimia32.efi").exists();
+    if !ia32 {
+        println!("skipped: the site has no boot files for UEFI of 32 bits (scripts/first-site DIR --ia32)");
+    }
     let mut failures = Vec::new();
-    for first in (0..firmwares.len()).step_by(2) {
-        let is_there = |place: &usize| arm64.is_some() || firmwares[*place] != Firmware::UefiArm64;
-        let mut left: Vec<usize> = [first, first + 1].into_iter().filter(is_there).collect();
+    for group in GROUPS {
+        let is_there = |place: &usize| match firmwares[*place] {
+            Firmware::UefiArm64 => arm64.is_some(),
+            Firmware::UefiIa32 => ia32,
+            _ => true,
+        };
+        let places = || (0..firmwares.len()).filter(|place| group.contains(&firmwares[*place]));
+        let mut left: Vec<usize> = places().filter(is_there).collect();
         left.iter().for_each(|place| lab.power_on(*place).unwrap());
         let start = Instant::now();
         while !left.is_empty() && start.elapsed() < STEP_LIMIT {
@@ -60,7 +69,7 @@ fn every_firmware(bench: &Bench, dhcp: Dhcp) {
             std::thread::sleep(Duration::from_millis(300));
         }
         failures.extend(left.iter().map(|place| lab.machines[*place].spec.name.clone()));
-        [first, first + 1].iter().for_each(|place| lab.machines[*place].cut());
+        places().for_each(|place| lab.machines[place].cut());
     }
     assert!(
         failures.is_empty(),
@@ -78,6 +87,7 @@ fn spec(firmware: Firmware) -> MachineSpec {
         Firmware::UefiHttp => "http",
         Firmware::UefiHttpSecureBoot => "secure-http",
         Firmware::UefiArm64 => "arm64",
+        Firmware::UefiIa32 => "ia32",
     };
     MachineSpec { cpus: 1, disk_mib: 64, ..MachineSpec::new(name, firmware) }
 }
