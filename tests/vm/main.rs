@@ -16,6 +16,7 @@ mod enrolment;
 mod failures;
 mod inventory;
 mod matrix;
+mod secrets;
 mod sequences;
 mod trees;
 mod whole_path;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::Test;
 use crate::bench::{Bench, STEP_LIMIT, WHOLE_PATH_LIMIT, machine, record, step, wait_for};
 use crate::inventory::{ask_the_tools, assert_as_the_tools_say};
+use crate::secrets::assert_no_key_is_told;
 
 pub(super) const TESTS: &[Test] = &[
     ("bios_beside_another_dhcp_server", |bench| whole_path(bench, Firmware::Bios, Dhcp::Proxy)),
@@ -33,6 +34,7 @@ fn whole_path(bench: &Bench, firmware: Firmware, dhcp: Dhcp) {
     wait_for(&lab, kernel, "bench-1 login:");
     let record = record(&lab);
     assert_managed(&record);
+    assert_no_key_is_told(&lab);
     lab.machines[0].shut_down(STEP_LIMIT).unwrap();
     assert_installed(&mut lab);
     if compare {
