@@ -13,6 +13,11 @@ use remint::server::assemble::assemble;
 use remint::server::site::Site;
 use tower::ServiceExt;
 
+#[path = "../shared/secrets.rs"]
+mod secrets;
+
+use secrets::{holds, private_keys};
+
 /// Those that anybody may call over TLS; whoever adds one writes it here, and why into the route's row.
 const PUBLIC: [&str; 8] = [
     "GET /assets/{name}",
@@ -310,16 +315,7 @@ fn no_secret_is_in_an_answer_a_log_line_or_the_database() {
             ("an invitation", invitation.reveal().as_bytes().to_vec()),
             ("an enrolment code", code.reveal().as_bytes().to_vec()),
         ];
-        for file in ["authority.key", "signing.pk8", "vault.key"] {
-            let bytes = std::fs::read(walk.site.folder.join("keys").join(file)).unwrap();
-            // The second line of a PEM file; the seed of an Ed25519 key (RFC 8410 7); the vault's key as it is.
-            let secret = match file {
-                "authority.key" => bytes.split(|byte| *byte == b'\n').nth(1).unwrap().to_vec(),
-                "signing.pk8" => bytes[16..48].to_vec(),
-                _ => bytes,
-            };
-            planted.push((file, secret));
-        }
+        planted.extend(private_keys(&walk.site.folder));
         for route in walk.rows().iter().filter(|route| route.method == axum::http::Method::GET) {
             let (_, body) = walk.call(route, Some(&token), None);
             for (what, secret) in &planted {
@@ -338,12 +334,6 @@ fn no_secret_is_in_an_answer_a_log_line_or_the_database() {
     }
     let wal = std::fs::read(walk.site.folder.join("remint.sqlite-wal")).unwrap_or_default();
     assert!(holds(&wal, b"secret-release"), "the search finds what is there");
-}
-
-/// The bytes themselves, or their hexadecimal form.
-fn holds(haystack: &[u8], secret: &[u8]) -> bool {
-    let has = |needle: &[u8]| haystack.windows(needle.len()).any(|window| window == needle);
-    has(secret) || has(remint::stdx::hex::emit(secret).as_bytes())
 }
 
 #[derive(Clone, Default)]

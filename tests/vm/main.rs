@@ -2,8 +2,7 @@
 //!
 //! The tests run one after the other, because two emulated machines fill this computer. They need what `scripts/test`
 //! prepares (QEMU, the static agent, a reference image, a site made by scripts/first-site); without it each is skipped and
-//! says so. One that fails is run once more, and the summary tells. A word on the command line chooses the tests whose name
-//! contains it.
+//! says so. A word on the command line chooses the tests whose name contains it.
 
 #![expect(
     clippy::unwrap_used,
@@ -45,11 +44,9 @@ fn main() {
         Err(reason) => chosen.iter().for_each(|(name, _)| println!("test {name} ... ignored, skipped: {reason}")),
         Ok(bench) => {
             for test in &chosen {
-                // Whole machines under emulation, on a computer that others use too: once more, and it is told.
-                let first = run(&bench, test);
-                match first.and_then(|report| run(&bench, test).map(|second| (report, second))) {
+                match run(&bench, test) {
                     None => passed += 1,
-                    Some((first, second)) => failed.push((test.0, first, second)),
+                    Some(report) => failed.push((test.0, report)),
                 }
             }
         }
@@ -59,7 +56,7 @@ fn main() {
     println!("\ntest result: {word}. {passed} passed; {} failed; {ignored} ignored\n", failed.len());
     if !failed.is_empty() {
         println!("failures:");
-        failed.iter().for_each(|(name, first, second)| println!("{name}: {first}\n  and again: {second}"));
+        failed.iter().for_each(|(name, report)| println!("{name}: {report}"));
         std::process::exit(101);
     }
 }
@@ -71,9 +68,7 @@ fn run(bench: &Bench, (name, test): &Test) -> Option<String> {
     let outcome = catch_unwind(AssertUnwindSafe(|| test(&bench)));
     let seconds = start.elapsed().as_secs_f64();
     println!("test {name} ... {} ({seconds:.0} s)", if outcome.is_ok() { "ok" } else { "FAILED" });
-    let report = report(&bench, &*outcome.err()?);
-    println!("failed once: {name}: {report}");
-    Some(report)
+    Some(report(&bench, &*outcome.err()?))
 }
 
 /// Why a test failed, with the last words of the appliance and of each machine: what is needed to understand a failure on

@@ -1,11 +1,13 @@
 //! What anybody on the network is told: the boot files, unpacked, the kernel's command line with all else that a machine's
 //! console shows, and the appliance's log. The site's keys are in none of it.
 
-use std::path::Path;
-
 use remint::lab::console::Mark;
 use remint::lab::run::Lab;
-use remint::stdx::hex;
+
+#[path = "../shared/secrets.rs"]
+mod shared;
+
+use shared::{holds, private_keys};
 
 /// Of a machine that went the whole way.
 pub(crate) fn assert_no_key_is_told(lab: &Lab) {
@@ -27,11 +29,9 @@ pub(crate) fn assert_no_key_is_told(lab: &Lab) {
     }
     let initramfs = told.iter().find(|(name, _)| name.ends_with("initrd.img")).unwrap();
     assert!(holds(&initramfs.1, b"070701"), "the initramfs is not unpacked");
-    for (name, key) in keys(&site.join("keys")) {
+    for (name, key) in private_keys(site) {
         for (place, bytes) in &told {
-            let hexadecimal = hex::emit(&key);
-            let is_told = [&key, hexadecimal.as_bytes()].iter().any(|form| holds(bytes, form));
-            assert!(!is_told, "{place} tells {name}");
+            assert!(!holds(bytes, &key), "{place} tells {name}");
         }
     }
 }
@@ -40,21 +40,3 @@ pub(crate) fn assert_no_key_is_told(lab: &Lab) {
 const FROM_PACKAGES: [&str; 4] = ["vmlinuz", "shim", "grub", "memtest"];
 /// RFC 8878 3.1.1
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
-
-/// Of each private key, the bytes that nothing else holds: the second line of a PEM file, the seed in a PKCS #8 file of
-/// Ed25519 (RFC 8410 7), or all.
-fn keys(folder: &Path) -> [(&'static str, Vec<u8>); 3] {
-    ["authority.key", "signing.pk8", "vault.key"].map(|name| {
-        let bytes = std::fs::read(folder.join(name)).unwrap();
-        let secret = match name {
-            "authority.key" => bytes.split(|byte| *byte == b'\n').nth(1).unwrap().to_vec(),
-            "signing.pk8" => bytes[16..48].to_vec(),
-            _ => bytes,
-        };
-        (name, secret)
-    })
-}
-
-fn holds(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
-}
