@@ -191,7 +191,10 @@ pub(super) fn run(command: &mut Command) -> Result<String, Error> {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let complaint = String::from_utf8_lossy(&output.stderr);
-    let message = complaint.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").trim().to_owned();
+    // apt begins with the cause and ends with what follows from it.
+    let cause = complaint.lines().find(|line| line.starts_with("E: "));
+    let last = || complaint.lines().rfind(|line| !line.trim().is_empty());
+    let message = cause.or_else(last).unwrap_or("no message").trim().to_owned();
     let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
     let shown = arguments.iter().filter(|argument| !argument.contains("::") && *argument != "-o");
     let command = shown.fold(program, |text, argument| text + " " + argument);
@@ -201,6 +204,19 @@ pub(super) fn run(command: &mut Command) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_told_by_its_cause() {
+        let told = |script: &str| run(Command::new("sh").args(["-c", script])).unwrap_err();
+        let apt = "echo 'W: old'; echo 'E: Mirror sync in progress?'; echo 'E: Some index files failed'";
+        let error = told(&format!("({apt}) >&2; exit 100"));
+        assert!(
+            matches!(&error, Error::Command { message, .. } if message == "E: Mirror sync in progress?"),
+            "{error}"
+        );
+        let error = told("(echo first; echo last; echo) >&2; exit 1");
+        assert!(matches!(&error, Error::Command { message, .. } if message == "last"), "{error}");
+    }
 
     /// A package of two files, made with dpkg-deb.
     fn sample(folder: &Path) -> PathBuf {

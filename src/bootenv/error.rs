@@ -43,9 +43,11 @@ impl Hint for Error {
         Some(match self {
             Error::File { .. } => return None,
             Error::Missing { program, .. } => format!("apt-get install {}", package_of(program)),
-            Error::Command { .. } => "is the network up? packages that are at hand already can be given with \
-                                      --kernel-deb, --ipxe-deb and --grub-deb"
-                .to_owned(),
+            Error::Command { .. } => {
+                "is the network up, and the mirror in step? packages that are at hand already can be given with \
+                 --kernel-deb, --ipxe-deb and --grub-deb"
+                    .to_owned()
+            }
             Error::NoPackage { .. } => {
                 "another suite can be chosen with --suite, a package file with --kernel-deb".to_owned()
             }

@@ -43,8 +43,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(5);
 /// How long the first lease waits for others before all are written: a write costs the disk a round trip however many
 /// leases are in it, and a client does not notice.
 const GATHER_WAIT: Duration = Duration::from_millis(30);
-/// So many are written without waiting longer: their answers leave in one burst, and the relay they pass has a receive
-/// buffer of the kernel's default size, which holds some 150.
+/// So many are written without waiting longer, unless a write is under way: their answers leave in one burst, and the
+/// relay they pass has a receive buffer of the kernel's default size, which holds some 150.
 const GATHER_MAX: usize = 80;
 /// Leases that wait for the disk at most; whoever asks beyond that is not answered and asks again.
 const WAITING_MAX: usize = 4096;
