@@ -101,9 +101,9 @@ class Bench:
 
     def given_back(self, file, what):
         """wimlib verifies what we wrote and gives it back."""
-        subprocess.run(["wimlib-imagex", "verify", file], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        folder = self.work / "back"
         references = [f"--ref={self.work}/split*.swm"] if file.suffix == ".swm" else []
+        subprocess.run(["wimlib-imagex", "verify", file, *references], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        folder = self.work / "back"
         subprocess.run(["wimlib-imagex", "apply", file, "1", folder, "--unix-data", *references], check=True, stdout=subprocess.DEVNULL)
         self.same(folder, f"{what}: remint's capture, applied by wimlib")
         shutil.rmtree(folder)

@@ -8,7 +8,7 @@ const CODEWORD_BITS_MAX: usize = 15;
 /// What we write; offsets and lengths fit into fifteen bits.
 const CHUNK_BYTES_MAX: usize = 1 << 15;
 const LENGTH_ENOUGH: usize = 32;
-const EFFORT: Effort = Effort { depth: 8, enough: LENGTH_ENOUGH };
+const EFFORT: Effort = Effort { depth: 6, enough: LENGTH_ENOUGH };
 /// Where a match is at hand already.
 const EFFORT_LATER: Effort = Effort { depth: 2, enough: LENGTH_ENOUGH };
 /// Ends the data; Windows looks for it.
