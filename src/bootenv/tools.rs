@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn the_list_names_a_program_for_every_file_system() {
         let files: Vec<&str> = list().flat_map(|(_, files)| files).collect();
-        for program in ["mke2fs", "mkfs.xfs", "mkfs.btrfs", "mkfs.fat", "mkntfs", "mkswap"] {
+        for program in ["mke2fs", "mkfs.xfs", "mkfs.btrfs", "mkfs.fat", "mkntfs", "ntfs-3g", "mkswap"] {
             assert!(files.iter().any(|file| file.ends_with(&format!("/{program}"))), "{program}");
         }
     }

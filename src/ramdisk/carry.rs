@@ -53,7 +53,12 @@ pub fn carry_out(
     );
     let mut reporter = OnScreen::new(terminal.clone(), reports.clone(), order);
     let mut journal = ApplianceJournal(reports.clone());
-    match drive(order, &mut journal, &mut host, &mut reporter) {
+    let outcome = drive(order, &mut journal, &mut host, &mut reporter);
+    // What a program in between has not written yet, as ntfs-3g may have, would be lost at the restart.
+    if let Err(error) = host.release_target() {
+        terminal.trouble(error.message, error.hint);
+    }
+    match outcome {
         Outcome::Restart(place) => {
             reports.finish(Some(place), FAREWELL);
             Ok(Next::Restart)

@@ -30,3 +30,4 @@ pub mod sparse;
 pub mod time;
 pub mod tty;
 pub mod xattr;
+pub mod xml;

@@ -56,8 +56,8 @@ pub fn render(text: &str, scope: &Scope) -> Result<Value, ConditionError> {
         return Ok(Value::from(text));
     }
     let environment = environment();
-    let context = minijinja::Value::from(Serde(scope));
     if let Some(expression) = single_expression(text) {
+        let context = minijinja::Value::from(Serde(scope));
         let compiled = environment.compile_expression(expression).map_err(|error| syntax(text, &error))?;
         let value = compiled.eval(context).map_err(|error| failed(text, &error))?;
         if value.is_undefined() {
@@ -69,12 +69,26 @@ pub fn render(text: &str, scope: &Scope) -> Result<Value, ConditionError> {
         return serde_json::to_value(value)
             .map_err(|error| ConditionError::Evaluate { text: text.to_owned(), message: error.to_string() });
     }
+    rendered(&environment, text, scope)
+}
+
+fn rendered(environment: &Environment<'_>, text: &str, scope: &Scope) -> Result<Value, ConditionError> {
     let template = environment.template_from_str(text).map_err(|error| syntax(text, &error))?;
+    let context = minijinja::Value::from(Serde(scope));
     let rendered = template.render(context).map_err(|error| failed(text, &error))?;
     if rendered.len() > RENDERED_BYTES_MAX {
         return Err(ConditionError::TooLong { bytes: rendered.len() });
     }
     Ok(Value::from(rendered))
+}
+
+/// A document of XML: the same for a text in which values stand, each written so that it stays text. `{{ value | safe }}` is
+/// XML itself.
+pub fn render_xml(text: &str, scope: &Scope) -> Result<Value, ConditionError> {
+    let mut environment = environment();
+    // The characters that HTML has escaped are those of XML.
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::Html);
+    rendered(&environment, text, scope)
 }
 
 /// `render` for every string in `value`.
@@ -222,6 +236,17 @@ mod tests {
             render("{{ vars.name }}\n{% if vars.count > 1 %}many\n{% endif %}", &scope()).unwrap(),
             json!("ws\nmany\n")
         );
+    }
+
+    #[test]
+    fn values_in_a_document_of_xml_stay_text() {
+        let mut scope = scope();
+        scope.vars.insert("owner".into(), "R&D <\"x'>".into());
+        let made = render_xml("<a b=\"{{ vars.owner }}\">{{ vars.owner }}/{{ '<b/>' | safe }}</a>", &scope).unwrap();
+        let escaped = "R&amp;D &lt;&quot;x&#x27;&gt;";
+        assert_eq!(made, json!(format!("<a b=\"{escaped}\">{escaped}/<b/></a>")));
+        assert_eq!(render_xml("{{ vars.count }}", &scope).unwrap(), json!("3"));
+        assert!(render_xml("{{ vars.nmae }}", &scope).is_err());
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Planner<'_> {
         if let Some(name) = self.later(&condition::names_in_all(&Value::Object(step.with.clone()))) {
             return Ok(Fate::Open { why: format!("its parameters are known once `{name}` is") });
         }
-        let with = condition::render_all(&Value::Object(step.with.clone()), scope)?;
+        let with = row.render(&step.with, scope)?;
         let view = View { facts: &self.order.machine, images: &self.order.images, place: self.place };
         let planned = row.load(with)?.plan(&view)?;
         if let Some(disk) = planned.erases.filter(|disk| !self.plan.erases.contains(disk)) {

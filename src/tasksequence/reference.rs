@@ -80,6 +80,7 @@ fn kind(kind: Kind) -> String {
         Kind::DiskRule => format!("{}, or a map of {}", quoted(&selection::NAMED), quoted(&selection::DESCRIBED)),
         Kind::FileMode => "permission bits in quotes".into(),
         Kind::Script => "path beside the document".into(),
+        Kind::Xml => "document of XML".into(),
         Kind::Share => "size, as `512MiB`, `25%`, `rest`".into(),
         Kind::Partition => "name or number".into(),
         Kind::Records(_) => "list of maps".into(),

@@ -201,7 +201,7 @@ impl<'a> Driver<'a, '_> {
         }
         let mut scope = self.scope(&item.id)?;
         self.add_secrets(item, step, &mut scope)?;
-        let with = condition::render_all(&Value::Object(step.with.clone()), &scope)?;
+        let with = row.render(&step.with, &scope)?;
         let work = row.load(with)?;
         // A step that erases begins with whatever an interrupted one has left: there may be nothing to mount.
         if let Some(target) = self.engine.target().filter(|_| !row.erases) {

@@ -134,7 +134,7 @@ fn described(parameter: &Parameter) -> Value {
 fn kind(kind: Kind) -> Value {
     let or_template = |value: Value| json!({ "anyOf": [value, { "$ref": "#/$defs/template" }] });
     match kind {
-        Kind::Text | Kind::Image | Kind::Script => json!({ "type": "string" }),
+        Kind::Text | Kind::Image | Kind::Script | Kind::Xml => json!({ "type": "string" }),
         Kind::Path => or_template(json!({ "type": "string", "pattern": "^/" })),
         Kind::Integer { min, max } => or_template(json!({ "type": "integer", "minimum": min, "maximum": max })),
         Kind::Bytes => or_template(bytes()),

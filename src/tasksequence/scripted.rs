@@ -11,7 +11,7 @@ use super::event::{Directive, Line, Reporter, StepProgress};
 use super::facts::Facts;
 use super::host::{
     Applied, AppliedTree, Capture, Captured, Command, Disk, Exit, FileContent, FoundFile, Grown, Hardware,
-    HardwareTest, Host, HostError, Place, Root, Watch, WipeMethod, Wiped,
+    HardwareTest, Host, HostError, Listed, Place, Root, Watch, WipeMethod, Wiped,
 };
 use super::journal::{Entry, JournalError, JournalStore, RunResult};
 use super::layout::{Content, Found, Layout, NewTable, Target};
@@ -156,7 +156,13 @@ pub(super) fn order(sequence: &Sequence) -> RunOrder {
         sequence: sequence.clone(),
         version: sequence.version(),
         variables: BTreeMap::new(),
-        images: vec![grant("debian-lab", false), grant("debian-tree", true)],
+        images: vec![
+            grant("debian-lab", false),
+            grant("debian-tree", true),
+            grant("windows-11", true),
+            grant("drivers-latitude-5440", true),
+            grant("drivers-optiplex-7010", true),
+        ],
         machine: facts(),
         debug: false,
         journal: Vec::new(),
@@ -180,6 +186,7 @@ pub(super) fn facts() -> Facts {
         name: "ws-1".into(),
         mac: Some("52:54:00:aa:00:01".into()),
         serial: Some("S1".into()),
+        model: Some("Latitude 5440".into()),
         firmware: "uefi".into(),
         architecture: "x86_64".into(),
         memory_bytes: 4 << 30,
@@ -235,6 +242,24 @@ impl Reporter for Heard<'_, '_> {
 
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
+/// An EFI program for x86-64, as far as one looks at it: where the PE header is, its signature, the machine.
+pub(super) const EFI_PROGRAM: &[u8] =
+    b"MZ__________________________________________________________\x40\0\0\0PE\0\0\x64\x86";
+
+/// The files of a tree image.
+fn tree_of(image: &str) -> &'static [(&'static str, &'static [u8])] {
+    match image {
+        "windows-11" => &[
+            ("/Windows/Boot/BCD", b"regf"),
+            ("/Windows/Boot/EFI/bootmgfw.efi", EFI_PROGRAM),
+            ("/Windows/Boot/EFI/de-DE/bootmgfw.efi.mui", b"MZ"),
+            ("/Windows/Boot/Fonts/segoe_slboot.ttf", b"font"),
+        ],
+        name if name.starts_with("drivers-") => &[("/net/e1d.INF", b"[Version]"), ("/net/e1d.sys", b"MZ")],
+        _ => &[("/usr/bin/apt-get", b""), ("/etc/debian_version", b""), ("/usr/sbin/grub-install", b"")],
+    }
+}
+
 /// What the programs do that the examples call; any other does nothing and says `out`.
 fn perform(disk: &mut ScriptedDisk, arguments: &[&str]) -> (i32, String) {
     let files = &mut disk.files;
@@ -285,7 +310,11 @@ fn make_file_system(disk: &mut ScriptedDisk, arguments: &[&str]) {
         let at = arguments.iter().position(|argument| flags.contains(argument));
         at.map(|at| arguments[at + 1].trim_start_matches("uuid=").to_owned()).unwrap_or_default()
     };
-    let (uuid, label) = (after(&["-U", "-i", "-m"]), after(&["-L", "-n"]));
+    let (mut uuid, label) = (after(&["-U", "-i", "-m"]), after(&["-L", "-n"]));
+    if kind == "ntfs" {
+        // It draws its serial number itself.
+        uuid = "5EA1".into();
+    }
     let partitions = disk.layout.as_mut().map(|layout| &mut layout.partitions);
     let path = arguments[arguments.len() - 1];
     if let Some(partition) = partitions.into_iter().flatten().find(|partition| partition.path == path) {
@@ -355,16 +384,23 @@ impl Host for Machine<'_, '_> {
     }
 
     /// A file at a time, each of which a power cut may fall behind.
-    fn apply_tree(&mut self, image: &ImageGrant, _: &Target, _: &mut dyn Watch) -> Result<AppliedTree, HostError> {
+    fn apply_tree(
+        &mut self,
+        image: &ImageGrant,
+        _: &Target,
+        at: &str,
+        _: &mut dyn Watch,
+    ) -> Result<AppliedTree, HostError> {
         let mut applied = AppliedTree::default();
-        for path in ["/usr/bin/apt-get", "/etc/debian_version", "/usr/sbin/grub-install"] {
+        for (path, content) in tree_of(&image.name) {
             let mut world = self.world.borrow_mut();
             applied.files += 1;
-            if world.disk.files.contains_key(path) {
+            let path = format!("{}{path}", at.trim_end_matches('/'));
+            if world.disk.files.contains_key(&path) {
                 continue;
             }
             world.act()?;
-            world.disk.files.insert(path.into(), (Vec::new(), 0o755));
+            world.disk.files.insert(path, (content.to_vec(), 0o755));
             applied.bytes.written_bytes += image.used_bytes / 2;
         }
         Ok(applied)
@@ -447,6 +483,21 @@ impl Host for Machine<'_, '_> {
         assert!(root == Root::Target || self.place == Place::InstalledSystem, "only the target is modelled");
         let world = self.world.borrow();
         Ok(world.disk.files.get(path).map(|(bytes, mode)| FoundFile { bytes: bytes.clone(), mode: Some(*mode) }))
+    }
+
+    fn list(&mut self, _: Root, path: &str) -> Result<Option<Vec<Listed>>, HostError> {
+        let inside = format!("{}/", path.trim_end_matches('/'));
+        let world = self.world.borrow();
+        let names = world.disk.files.keys().filter_map(|file| file.strip_prefix(&inside));
+        let mut listed: Vec<Listed> = names
+            .map(|rest| match rest.split_once('/') {
+                Some((folder, _)) => Listed { name: folder.to_owned(), is_folder: true },
+                None => Listed { name: rest.to_owned(), is_folder: false },
+            })
+            .collect();
+        listed.sort();
+        listed.dedup();
+        Ok((!listed.is_empty()).then_some(listed))
     }
 
     fn write(&mut self, _: Root, path: &str, content: &FileContent) -> Result<(), HostError> {

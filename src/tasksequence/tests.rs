@@ -243,10 +243,11 @@ fn the_json_form_parses_back_and_keeps_its_version() {
     assert_ne!(parser::parse(&WORKSTATION.replace("1GiB", "2GiB")).unwrap().version(), sequence.version());
 }
 
-pub(super) const EXAMPLES: [(&str, &str); 4] = [
+pub(super) const EXAMPLES: [(&str, &str); 5] = [
     ("build-and-capture", include_str!("../../docs/guide/sequences/build-and-capture.yaml")),
     ("lab-workstation", include_str!("../../docs/guide/sequences/lab-workstation.yaml")),
     ("server", include_str!("../../docs/guide/sequences/server.yaml")),
+    ("windows", include_str!("../../docs/guide/sequences/windows.yaml")),
     ("wipe-and-test", include_str!("../../docs/guide/sequences/wipe-and-test.yaml")),
 ];
 
@@ -502,6 +503,71 @@ fn a_capture_takes_out_what_belongs_to_the_machine_and_is_done_again_after_a_cut
         let mut world = World { cut_at: Some(cut), ..World::default() };
         assert_eq!(world.live(&sequence), RunResult::Succeeded, "cut at {cut}");
         assert_eq!((&world.captured, &world.disk), (&undisturbed.captured, &undisturbed.disk), "cut at {cut}");
+    }
+}
+
+#[test]
+fn windows_boot_files_an_answer_file_and_drivers_lie_where_windows_looks() {
+    let text = include_str!("../../docs/guide/sequences/windows.yaml");
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence(text)), RunResult::Succeeded, "{:#?}", world.journal);
+    let files = &world.disk.files;
+    let boot = "/boot/efi/EFI/Microsoft/Boot";
+    for (path, from) in [
+        (format!("{boot}/bootmgfw.efi"), "/Windows/Boot/EFI/bootmgfw.efi"),
+        (format!("{boot}/de-DE/bootmgfw.efi.mui"), "/Windows/Boot/EFI/de-DE/bootmgfw.efi.mui"),
+        (format!("{boot}/Fonts/segoe_slboot.ttf"), "/Windows/Boot/Fonts/segoe_slboot.ttf"),
+        (format!("{boot}/BCD"), "/Windows/Boot/BCD"),
+        ("/boot/efi/EFI/Boot/bootx64.efi".to_owned(), "/Windows/Boot/EFI/bootmgfw.efi"),
+    ] {
+        assert_eq!(files[&path].0, files[from].0, "{path}");
+    }
+    let answers = String::from_utf8(files["/Windows/Panther/unattend.xml"].0.clone()).unwrap();
+    assert!(answers.contains("<RegisteredOwner>Example &amp; Sons</RegisteredOwner>"), "{answers}");
+    assert!(files.contains_key("/Drivers/net/e1d.INF") && !files.contains_key("/etc/fstab"));
+    let evidence = |kind: &str| {
+        let item = world.journal.iter().rev().find_map(|entry| match &entry.what {
+            What::Finished(finished) if finished.evidence.contains_key(kind) => Some(finished.evidence.clone()),
+            _ => None,
+        });
+        item.unwrap_or_else(|| panic!("no step says {kind}"))
+    };
+    assert_eq!(evidence("inf_files")["inf_files"], 1);
+    assert_eq!((&evidence("bcd")["bcd"], &evidence("bcd")["files"]), (&"/Windows/Boot/BCD".into(), &3.into()));
+
+    let without = text.replace("      bcd: /Windows/Boot/BCD\n", "");
+    let mut world = World::default();
+    assert_eq!(world.live(&sequence(&without)), RunResult::Succeeded, "{:#?}", world.journal);
+    assert!(serde_json::to_string(&world.journal).unwrap().contains("missing: without EFI/Microsoft/Boot/BCD"));
+
+    let error = |text: &str| {
+        let mut world = World::default();
+        assert_eq!(world.live(&sequence(text)), RunResult::Failed);
+        world.journal.iter().find_map(|entry| match &entry.what {
+            What::Finished(finished) => finished.error.clone(),
+            _ => None,
+        })
+    };
+    for (from, to, expect) in [
+        ("image: windows-11", "image: debian-tree", "the system on the disk has no /Windows/Boot/EFI"),
+        (
+            "bcd: /Windows/Boot/BCD",
+            "bcd: /Windows/Boot/EFI/bootmgfw.efi",
+            "/Windows/Boot/EFI/bootmgfw.efi is no store of boot entries: it is not a registry hive",
+        ),
+        ("bcd: /Windows/Boot/BCD", "bcd: /Windows/nothing", "/Windows/nothing is not there"),
+        ("type: ntfs", "type: ext4", "the root of the system is not NTFS, so it is not Windows"),
+        ("bcd: /Windows/Boot/BCD", "wait: 3", "`arguments` and `wait` are for Linux"),
+        ("{{ vars.owner }}", "{{ vars.owner | safe }}", "the answer file is no document of XML: line 7: "),
+        (
+            "image: drivers-latitude-5440",
+            "image: windows-11",
+            "no .inf file is in /Drivers: Windows would find no driver there",
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let said = error(&text.replace(from, to)).unwrap();
+        assert!(said.starts_with(expect), "{said}");
     }
 }
 

@@ -11,6 +11,9 @@ use remint::tasksequence::parser::{self, Files, Known};
 use remint::tasksequence::{reference, schema};
 use serde_json::Value;
 
+/// What the examples name.
+const IMAGES: [&str; 5] = ["debian-lab", "debian-tree", "windows-11", "drivers-latitude-5440", "drivers-optiplex-7010"];
+
 const FAULTS: &str = "tests/golden/sequence/faults.txt";
 
 /// One entry of the table: a title, a document, and what is said about it.
@@ -95,9 +98,9 @@ fn the_schema_accepts_what_the_parser_accepts_and_refuses_structural_faults() {
 
 #[test]
 fn the_examples_of_the_guide_and_of_every_step_are_sound() {
-    assert_eq!(examples().len(), 4);
+    assert_eq!(examples().len(), 5);
     for (name, text) in examples() {
-        let known = Known { images: vec!["debian-lab".into(), "debian-tree".into()] };
+        let known = Known { images: IMAGES.map(str::to_owned).into() };
         let problems = parser::parse_for(&text, &beside(), known).err().unwrap_or_default();
         assert!(problems.is_empty(), "{name}: {problems:#?}");
     }
@@ -122,7 +125,7 @@ fn the_reference_is_not_stale() {
 proptest::proptest! {
     #[test]
     fn no_document_makes_the_parser_fail(at in 0usize..2000, text in "[-:{}\\[\\]'\"&*|>%#a-z0-9 \n\t]{0,12}", cut in 0usize..2000) {
-        let (_, example) = examples().remove(at % 4);
+        let (_, example) = examples().remove(at % 5);
         let edge = |at: usize| (0..=at.min(example.len())).rev().find(|at| example.is_char_boundary(*at)).unwrap();
         let (head, tail) = (edge(at), edge(cut.max(at)));
         let document = format!("{}{text}{}", &example[..head], &example[tail..]);

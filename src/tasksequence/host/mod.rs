@@ -1,6 +1,8 @@
 //! The machine as steps see it. One implementation is real (`real`), one is a model in memory for tests.
 
 #[cfg(feature = "agent")]
+mod mounts;
+#[cfg(feature = "agent")]
 pub mod partition;
 #[cfg(feature = "agent")]
 pub mod process;
@@ -132,6 +134,13 @@ impl FoundFile {
     pub fn is(&self, wanted: &FileContent) -> bool {
         self.bytes == wanted.bytes && self.mode.is_none_or(|mode| mode == wanted.mode)
     }
+}
+
+/// An entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    pub name: String,
+    pub is_folder: bool,
 }
 
 /// A program with its arguments. Never a string for a shell.
@@ -312,12 +321,13 @@ pub trait Host {
     fn apply_image(&mut self, image: &ImageGrant, disk: &Disk, watch: &mut dyn Watch) -> Result<Applied, HostError>;
     /// Publishes what the file systems of `disk` use as a version of an image, and checks what was published.
     fn capture_image(&mut self, capture: &Capture, disk: &Disk, watch: &mut dyn Watch) -> Result<Captured, HostError>;
-    /// Makes the file systems of `target`, whose root `format` made, hold the files of the image. Idempotent: what matches is
-    /// left alone. Nothing of them is mounted afterwards.
+    /// Makes the folder `at` of the file systems of `target`, whose root `format` made, hold the files of the image. Idempotent:
+    /// what matches is left alone. Nothing of them is mounted afterwards.
     fn apply_tree(
         &mut self,
         image: &ImageGrant,
         target: &Target,
+        at: &str,
         watch: &mut dyn Watch,
     ) -> Result<AppliedTree, HostError>;
     /// Grows the last partition of `disk` and its file system to the end of the disk. `None`: nothing there can grow.
@@ -339,6 +349,8 @@ pub trait Host {
 
     /// `None`: there is no such file. Symbolic links never lead out of the root.
     fn read(&mut self, root: Root, path: &str) -> Result<Option<FoundFile>, HostError>;
+    /// What is in a folder, by name. `None`: there is no such folder.
+    fn list(&mut self, root: Root, path: &str) -> Result<Option<Vec<Listed>>, HostError>;
     /// Writes a whole file, durably, making the folders above it.
     fn write(&mut self, root: Root, path: &str, content: &FileContent) -> Result<(), HostError>;
     /// Removes a file, or a folder with all that is in it. False: it was not there.

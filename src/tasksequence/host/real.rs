@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Map, Value, json};
 
 use crate::imaging;
@@ -24,7 +23,6 @@ use crate::stdx::io::{FileAt, ReadAt, Section};
 use crate::stdx::kexec;
 use crate::stdx::monitor::Progress;
 use crate::stdx::time::{Clock, SystemClock, Timestamp};
-use crate::tasksequence::fstab::linux_type;
 use crate::tasksequence::journal::{DiskIdentity, Entry};
 use crate::tasksequence::layout::{Layout, NewTable, Target};
 use crate::tasksequence::link::{ImageGrant, RunId, RunOrder};
@@ -32,13 +30,16 @@ use crate::tasksequence::model::{ItemId, Values};
 
 use super::{
     Applied, AppliedTree, Capture, Captured, Command, Disk, Exit, FileContent, FoundFile, Grown, Hardware,
-    HardwareTest, Host, HostError, Place, Root, Watch, WipeMethod, Wiped, partition, process, root, trial, wipe,
+    HardwareTest, Host, HostError, Listed, Place, Root, Watch, WipeMethod, Wiped, mounts, partition, process, root,
+    trial, wipe,
 };
 
 /// Where the system that is being installed is mounted.
 const TARGET: &str = "/run/remint/target";
 /// Of the running system, for programs that run in the target.
 const SHARED: [&str; 3] = ["dev", "proc", "sys"];
+/// In which Windows' own programs are, and none that could run here.
+const WINDOWS_ROOT: &str = "ntfs";
 /// A site that lost chunks of a capture is sent them again, so often.
 const CAPTURE_ROUNDS_MAX: u32 = 3;
 /// How often progress is told.
@@ -73,12 +74,14 @@ pub struct Real<S> {
     target: Option<Target>,
     /// In the order in which they were mounted.
     mounted: Vec<PathBuf>,
+    /// Folders of a Windows volume that are there only to mount something in them.
+    lent: Vec<PathBuf>,
 }
 
 impl<S: Surroundings> Real<S> {
     pub fn new(place: Place, surroundings: S) -> Real<S> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        Real { place, boot, surroundings, target: None, mounted: Vec::new() }
+        Real { place, boot, surroundings, target: None, mounted: Vec::new(), lent: Vec::new() }
     }
 
     fn folder(&self, of: Root) -> Result<&'static Path, HostError> {
@@ -97,8 +100,13 @@ impl<S: Surroundings> Real<S> {
             nix::unistd::sync();
         }
         while let Some(folder) = self.mounted.last() {
-            unmount(folder)?;
+            mounts::unmount(folder)?;
             self.mounted.pop();
+            let mounted = &self.mounted;
+            while let Some(lent) = self.lent.pop_if(|lent| !mounted.iter().any(|folder| folder.starts_with(&*lent))) {
+                // One that is not empty has something of the system in it.
+                let _ = fs::remove_dir(lent);
+            }
         }
         Ok(())
     }
@@ -106,15 +114,18 @@ impl<S: Surroundings> Real<S> {
     /// Mounts the root and what belongs to it, and shares what programs need that run in there.
     fn open_target(&mut self, target: &Target) -> Result<(), HostError> {
         self.mount_target(target)?;
-        for name in SHARED {
-            share(name)?;
+        let is_windows = target.root().is_some_and(|root| root.kind == WINDOWS_ROOT);
+        for name in SHARED.iter().filter(|_| !is_windows) {
+            mounts::share(name, Path::new(TARGET))?;
             self.mounted.push(Path::new(TARGET).join(name));
         }
         Ok(())
     }
 
     /// Mounts the root: the file system that `format` made for it, or the one that an image has brought.
-    fn mount_target(&mut self, target: &Target) -> Result<(), HostError> {
+    /// Gives what people should know of the drivers.
+    fn mount_target(&mut self, target: &Target) -> Result<Vec<String>, HostError> {
+        let mut notes = Vec::new();
         let disks = self.disks()?;
         if target.root().is_none() {
             let disk = disk_of(&disks, &target.disk)?;
@@ -122,26 +133,38 @@ impl<S: Surroundings> Real<S> {
                 HostError::new(format!("no root file system was found on {}", disk.path))
                     .hint("the image must have a partition with ext4, XFS or btrfs")
             })?;
-            mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
+            mounts::mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
             self.mounted.push(TARGET.into());
         }
         for mount in target.in_order() {
             let disk = disk_of(&disks, &mount.disk)?;
             let device = disk::host::partition_path(Path::new(&disk.path), mount.partition);
-            same_content(&device, &mount.uuid)?;
+            mounts::same_content(&device, &mount.uuid)?;
             let folder = root::resolve(Path::new(TARGET), &mount.at)
                 .map_err(|error| HostError::new(format!("mount at {}: {error}", mount.at)))?;
-            mount_at(&device, linux_type(&mount.kind), &folder)?;
+            if target.root().is_some_and(|root| root.kind == WINDOWS_ROOT) {
+                self.lend(&folder);
+            }
+            notes.extend(mounts::mount_file_system(&device, &mount.kind, &folder)?);
             self.mounted.push(folder);
-            name_by_uuid(&device, &mount.uuid);
+            mounts::name_by_uuid(&device, &mount.uuid);
         }
-        Ok(())
+        Ok(notes)
     }
 
-    fn put_files(&mut self, image: &ImageGrant, watch: &mut dyn Watch) -> Result<AppliedTree, HostError> {
+    /// Remembers the folders of this path that are not there yet, the outermost first.
+    fn lend(&mut self, folder: &Path) {
+        let missing: Vec<&Path> =
+            folder.ancestors().take_while(|path| *path != Path::new(TARGET) && !path.exists()).collect();
+        self.lent.extend(missing.into_iter().rev().map(Path::to_owned));
+    }
+
+    fn put_files(&mut self, image: &ImageGrant, at: &str, watch: &mut dyn Watch) -> Result<AppliedTree, HostError> {
         let (manifest, source) = self.surroundings.image(image)?;
         let (progress, options) = (Progress::default(), Options::default());
-        let work = || tree::apply::make_match(&manifest, &*source, Path::new(TARGET), &options, &progress, &mut |_| {});
+        let folder = root::resolve(Path::new(TARGET), at)
+            .map_err(|error| HostError::new(format!("put the files of {} at {at}: {error}", image.name)))?;
+        let work = || tree::apply::make_match(&manifest, &*source, &folder, &options, &progress, &mut |_| {});
         let receipt = telling(&progress, watch, work).map_err(failed)?;
         Ok(AppliedTree {
             bytes: Applied {
@@ -240,11 +263,15 @@ impl<S: Surroundings> Host for Real<S> {
         &mut self,
         image: &ImageGrant,
         target: &Target,
+        at: &str,
         watch: &mut dyn Watch,
     ) -> Result<AppliedTree, HostError> {
         self.close_target()?;
         // Without /dev and /proc in it: the image's own would go there.
-        let put = self.mount_target(target).and_then(|()| self.put_files(image, watch));
+        let put = self.mount_target(target).and_then(|notes| {
+            notes.iter().for_each(|note| watch.line(self.now(), note));
+            self.put_files(image, at, watch)
+        });
         self.close_target()?;
         put
     }
@@ -264,9 +291,9 @@ impl<S: Surroundings> Host for Real<S> {
         let grown = if self.place == Place::InstalledSystem {
             filesystem::grow(Path::new("/"), found.kind).map_err(failed)
         } else {
-            mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
+            mounts::mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
             let grown = filesystem::grow(Path::new(TARGET), found.kind).map_err(failed);
-            unmount(Path::new(TARGET))?;
+            mounts::unmount(Path::new(TARGET))?;
             grown
         };
         let grown = grown?;
@@ -337,6 +364,10 @@ impl<S: Surroundings> Host for Real<S> {
 
     fn remove(&mut self, of: Root, path: &str) -> Result<bool, HostError> {
         root::remove(self.folder(of)?, path).map_err(|error| HostError::new(format!("remove {path}: {error}")))
+    }
+
+    fn list(&mut self, of: Root, path: &str) -> Result<Option<Vec<Listed>>, HostError> {
+        root::list(self.folder(of)?, path).map_err(|error| HostError::new(format!("list {path}: {error}")))
     }
 
     fn variable(&mut self, name: &str) -> Result<Option<Vec<u8>>, HostError> {
@@ -486,58 +517,13 @@ fn disk_of<'a>(disks: &'a [Disk], identity: &DiskIdentity) -> Result<&'a Disk, H
     })
 }
 
-/// Refuses a partition that holds another file system than the one that was made in it.
-fn same_content(device: &Path, uuid: &str) -> Result<(), HostError> {
-    let found = fs::File::open(device).and_then(FileAt::new).and_then(|source| partition::content(&source));
-    let found = found.map_err(failed_to_read(device))?;
-    if found.uuid == uuid {
-        return Ok(());
-    }
-    let (name, there) = (device.display(), if found.uuid.is_empty() { "none" } else { &found.uuid });
-    Err(HostError::new(format!("{name} holds the file system {there} instead of {uuid}"))
-        .hint("it was formatted anew since: restart the run from the step `format`"))
-}
-
-/// There is no udev here, and programs such as grub-mkconfig look for a file system where udev names it.
-fn name_by_uuid(device: &Path, uuid: &str) {
-    let link = Path::new("/dev/disk/by-uuid").join(uuid);
-    let _ = fs::create_dir_all("/dev/disk/by-uuid").and_then(|()| match fs::remove_file(&link) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => std::os::unix::fs::symlink(device, &link),
-    });
-}
-
-fn mount_at(device: &Path, kind: &str, folder: &Path) -> Result<(), HostError> {
-    let wrong = |error: String| HostError::new(format!("mount {} ({kind}): {error}", device.display()));
-    fs::create_dir_all(folder).map_err(|error| wrong(error.to_string()))?;
-    mount(Some(device), folder, Some(kind), MsFlags::empty(), None::<&str>)
-        .map_err(|error| wrong(error.to_string()).hint("the boot environment needs the driver of that file system"))
-}
-
-fn share(name: &str) -> Result<(), HostError> {
-    let (from, to) = (Path::new("/").join(name), Path::new(TARGET).join(name));
-    let wrong = |error: String| HostError::new(format!("mount /{name} into the system: {error}"));
-    fs::create_dir_all(&to).map_err(|error| wrong(error.to_string()))?;
-    mount(Some(&from), &to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|error| wrong(error.to_string()))
-}
-
-/// Unmounts now, or, when something a step left running still uses it, as soon as that ends.
-fn unmount(folder: &Path) -> Result<(), HostError> {
-    match umount2(folder, MntFlags::empty()) {
-        Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => Ok(()),
-        Err(_) => umount2(folder, MntFlags::MNT_DETACH)
-            .map_err(|error| HostError::new(format!("unmount {}: {error}", folder.display()))),
-    }
-}
-
 fn written(path: &str, error: &io::Error) -> HostError {
     let full = error.kind() == io::ErrorKind::StorageFull;
     let failure = HostError::new(format!("write {path}: {error}"));
     if full { failure.hint("the file system is full: use a larger disk, or a smaller image") } else { failure }
 }
 
-fn failed_to_read(disk: &Path) -> impl Fn(io::Error) -> HostError {
+pub(super) fn failed_to_read(disk: &Path) -> impl Fn(io::Error) -> HostError {
     move |error| HostError::new(format!("read {}: {error}", disk.display()))
 }
 

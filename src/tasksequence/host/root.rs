@@ -1,5 +1,6 @@
 //! Files of a system that does not run: its paths and symbolic links are its own and never lead out of it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +10,7 @@ use nix::sys::statfs::{self, FsType};
 
 use crate::stdx::file::write_whole_private;
 
-use super::{FileContent, FoundFile};
+use super::{FileContent, FoundFile, Listed};
 
 /// As many as Linux follows in one path.
 const LINKS_MAX: u32 = 40;
@@ -17,8 +18,11 @@ const LINKS_MAX: u32 = 40;
 const EXFAT_SUPER_MAGIC: FsType = FsType(0x2011_bab0);
 /// Largest file that a step reads.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Entries of a folder that a step lists: Windows' folders of fonts and drivers have some thousands.
+const ENTRIES_MAX: usize = 1 << 16;
 
-/// Where `path`, as the system in `root` sees it, really is. The last component need not exist.
+/// Where `path`, as the system in `root` sees it, really is. The last component need not exist. On a volume of Windows, names
+/// are found in any case.
 pub fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
     let mut todo: Vec<PathBuf> = vec![PathBuf::from(path)];
     let mut at = root.to_owned();
@@ -39,7 +43,7 @@ pub fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
                 }
             }
             Component::Normal(name) => {
-                let inner = at.join(name);
+                let inner = spelled(&at, name);
                 match fs::read_link(&inner) {
                     Ok(target) => {
                         links += 1;
@@ -54,6 +58,47 @@ pub fn resolve(root: &Path, path: &str) -> io::Result<PathBuf> {
         }
     }
     Ok(at)
+}
+
+/// The path of `name` in the folder, as the folder spells it: ntfs-3g takes `a` and `A` for two names, and Windows for one.
+fn spelled(folder: &Path, name: &OsStr) -> PathBuf {
+    let exact = folder.join(name);
+    let is_exact = exact.symlink_metadata().is_ok();
+    let found = if is_exact || !is_ntfs_3g(folder) { None } else { in_any_case(folder, name) };
+    found.unwrap_or(exact)
+}
+
+fn in_any_case(folder: &Path, name: &OsStr) -> Option<PathBuf> {
+    let folded = |name: &OsStr| name.to_string_lossy().to_lowercase();
+    let wanted = folded(name);
+    fs::read_dir(folder).ok()?.flatten().find(|entry| folded(&entry.file_name()) == wanted).map(|entry| entry.path())
+}
+
+/// Nothing else that is mounted for a system that does not run is served by a program.
+fn is_ntfs_3g(folder: &Path) -> bool {
+    statfs::statfs(folder).is_ok_and(|found| found.filesystem_type() == statfs::FUSE_SUPER_MAGIC)
+}
+
+/// `None` when there is no such folder. Links are not followed.
+pub fn list(root: &Path, path: &str) -> io::Result<Option<Vec<Listed>>> {
+    let entries = match fs::read_dir(resolve(root, path)?) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        other => other?,
+    };
+    let mut listed = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().into_string();
+        let name = name.map_err(|name| io::Error::other(format!("{path} holds {name:?}, which is no text")))?;
+        listed.push(Listed { name, is_folder: entry.file_type()?.is_dir() });
+        if listed.len() > ENTRIES_MAX {
+            return Err(io::Error::other(format!("{path} has more than {ENTRIES_MAX} entries")));
+        }
+    }
+    listed.sort();
+    Ok(Some(listed))
 }
 
 /// `None` when there is no such file.
@@ -76,10 +121,10 @@ pub fn read(root: &Path, path: &str) -> io::Result<Option<FoundFile>> {
     Ok(Some(FoundFile { bytes: fs::read(&real)?, mode }))
 }
 
-/// FAT and exFAT show the same permission bits for every file, whatever was set.
+/// FAT and exFAT, and ntfs-3g without its option `permissions`, show the same permission bits for every file, whatever was set.
 fn keeps_modes(path: &Path) -> io::Result<bool> {
     let kind = statfs::statfs(path)?.filesystem_type();
-    Ok(![statfs::MSDOS_SUPER_MAGIC, EXFAT_SUPER_MAGIC].contains(&kind))
+    Ok(![statfs::MSDOS_SUPER_MAGIC, EXFAT_SUPER_MAGIC, statfs::FUSE_SUPER_MAGIC].contains(&kind))
 }
 
 /// Writes the file whole, for root alone at first and with its mode once all of it is there.
@@ -142,6 +187,19 @@ mod tests {
         }
         assert!(resolve(&root, "/loop").is_err());
         assert_eq!(read(&root, "/etc/out").unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_is_listed_by_name_and_names_are_found_in_any_case() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("Windows/Boot")).unwrap();
+        fs::write(folder.path().join("Windows/a.txt"), "x").unwrap();
+        let entry = |name: &str, is_folder| Listed { name: name.into(), is_folder };
+        assert_eq!(list(folder.path(), "/Windows").unwrap().unwrap(), [entry("Boot", true), entry("a.txt", false)]);
+        assert_eq!(list(folder.path(), "/Windows/a.txt").unwrap(), None);
+        assert_eq!(list(folder.path(), "/nothing").unwrap(), None);
+        assert_eq!(in_any_case(folder.path(), OsStr::new("wINDOWS")), Some(folder.path().join("Windows")));
+        assert_eq!(in_any_case(folder.path(), OsStr::new("Window")), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::stdx::hex;
+use crate::stdx::{hex, xml};
 
 use super::super::condition;
 use super::super::layout::Share;
@@ -62,9 +62,20 @@ impl Parser {
         with
     }
 
+    /// A document of XML, as far as its templates let it be seen: what they leave out or repeat is known in the plan.
+    fn document(&mut self, node: &Node, text: &str, what: &str) {
+        let shown = if text.contains("{%") { None } else { without_expressions(text) };
+        if let Some(Err(fault)) = shown.map(|shown| xml::root(&shown)) {
+            self.add(node.at, format!("{what} is no document of XML: {fault}"), "");
+        }
+    }
+
     /// Checks a value against its kind; one with a template is checked for its names, and for its type in the plan.
     fn value(&mut self, node: &Node, kind: Kind, what: &str) {
         self.templates_in(node);
+        if let (Kind::Xml, Tree::Text(text)) = (kind, &node.tree) {
+            return self.document(node, text, what);
+        }
         if matches!(&node.tree, Tree::Text(text) if condition::is_template(text)) {
             return;
         }
@@ -130,11 +141,11 @@ impl Parser {
             (Kind::Partition, Tree::Text(_)) => None,
             (Kind::Partition, Tree::Number(number)) if number.as_u64().is_some_and(|n| (1..=128).contains(&n)) => None,
             (Kind::Partition, _) => Some(wrong("the name of a partition, or its number".into())),
-            (Kind::Text | Kind::Image | Kind::Script, Tree::Number(_) | Tree::Boolean(_)) => Some((
+            (Kind::Text | Kind::Image | Kind::Script | Kind::Xml, Tree::Number(_) | Tree::Boolean(_)) => Some((
                 format!("{what} is {}, and must be a text", node.kind()),
                 format!("put it in quotes: \"{}\"", node.quoted()),
             )),
-            (Kind::Text | Kind::Image | Kind::Script, _) => Some(wrong("a text".into())),
+            (Kind::Text | Kind::Image | Kind::Script | Kind::Xml, _) => Some(wrong("a text".into())),
         };
         if let Some((message, hint)) = fault {
             self.add(node.at, message, hint);
@@ -227,4 +238,15 @@ impl Parser {
             }
         }
     }
+}
+
+/// The text with an `x` in place of each `{{ ... }}`; `None` when one has no end.
+fn without_expressions(text: &str) -> Option<String> {
+    let (mut shown, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once("{{") {
+        shown.push_str(before);
+        shown.push('x');
+        rest = after.split_once("}}")?.1;
+    }
+    Some(shown + rest)
 }

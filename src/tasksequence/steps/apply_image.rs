@@ -88,7 +88,7 @@ impl ApplyImage {
         })?;
         let version = &image.version[..image.version.len().min(12)];
         on.line(&format!("putting the files of {} {version} on {}", image.name, target.disk.path));
-        let applied = on.host.apply_tree(image, target, on.watch)?;
+        let applied = on.host.apply_tree(image, target, "/", on.watch)?;
         for (what, count) in &applied.not_held {
             on.line(&format!("not held by the file systems: {count} {what}"));
         }

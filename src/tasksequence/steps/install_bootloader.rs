@@ -1,4 +1,4 @@
-//! `install-bootloader`: makes the system on the disk start by itself.
+//! `install-bootloader`: makes the system on the disk start by itself. What it does for Windows is in `windows_boot`.
 
 use serde::Deserialize;
 
@@ -7,6 +7,7 @@ use crate::tasksequence::host::{Disk, FileContent, Root};
 use crate::tasksequence::layout::{Mount, Scheme, Target};
 
 use super::create_user::run;
+use super::windows_boot;
 use super::{
     BOOT_ENVIRONMENT, Check, Done, Gives, Kind, Needs, On, Planned, Row, StepError, View, Work, load, optional,
 };
@@ -18,16 +19,20 @@ pub(super) const ROW: Row = Row {
            For BIOS or for UEFI, as the machine was started. First the file systems that `format` made are written into \
            /etc/fstab by UUID; its other lines stay. For UEFI the loader is put where firmware looks on a disk without being \
            told (EFI/BOOT/BOOTX64.EFI); entries in the firmware are the business of `set-boot-order`. The boot sector or the \
-           loader's file, and that the menu names the root by its UUID, are read back.",
+           loader's file, and that the menu names the root by its UUID, are read back. `windows` is Windows' own boot manager: \
+           the files of Windows/Boot/EFI, Fonts and Resources go to EFI/Microsoft/Boot, and bootmgfw.efi to EFI/Boot as well; \
+           each is read back. Its store of boot entries (BCD) is not made, only copied from `bcd`; one that is on the EFI \
+           system partition already stays, and the evidence says when there is none (see docs/windows.md).",
     parameters: &[
         optional(
             "loader",
-            Kind::Choice(&["grub", "systemd-boot"]),
+            Kind::Choice(&["grub", "systemd-boot", "windows"]),
             "grub",
-            "the boot loader; systemd-boot for UEFI only",
+            "the boot loader; systemd-boot and windows for UEFI only",
         ),
         optional("arguments", Kind::Texts, "", "further arguments for the kernel, such as `console=ttyS0`"),
         optional("wait", Kind::Integer { min: 0, max: 60 }, "0", "seconds for which the menu is shown"),
+        optional("bcd", Kind::Path, "", "for windows: a store of boot entries in the system, which is copied"),
     ],
     places: BOOT_ENVIRONMENT,
     needs: Needs::System,
@@ -46,6 +51,7 @@ struct InstallBootloader {
     arguments: Vec<String>,
     #[serde(default)]
     wait: u32,
+    bcd: Option<String>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Deserialize)]
@@ -54,6 +60,33 @@ enum Loader {
     #[default]
     Grub,
     SystemdBoot,
+    Windows,
+}
+
+impl Loader {
+    fn name(self) -> &'static str {
+        match self {
+            Loader::Grub => "grub",
+            Loader::SystemdBoot => "systemd-boot",
+            Loader::Windows => "windows",
+        }
+    }
+
+    /// As a sentence has it.
+    fn title(self) -> &'static str {
+        match self {
+            Loader::Grub => "GRUB",
+            Loader::SystemdBoot => "systemd-boot",
+            Loader::Windows => "Windows' boot manager",
+        }
+    }
+
+    fn no_bios(self) -> StepError {
+        StepError::new(format!("{} starts no machine by BIOS", self.title())).hint(match self {
+            Loader::Windows => "switch the machine's firmware to UEFI",
+            _ => "use `loader: grub`",
+        })
+    }
 }
 
 const FSTAB: &str = "/etc/fstab";
@@ -65,6 +98,13 @@ const FALLBACK: &str = "EFI/BOOT/BOOTX64.EFI";
 impl InstallBootloader {
     /// They end up in a file that a shell reads, so what a shell would take for its own is refused.
     fn valid(&self) -> Result<(), StepError> {
+        if self.loader == Loader::Windows && (!self.arguments.is_empty() || self.wait > 0) {
+            return Err(StepError::new("`arguments` and `wait` are for Linux")
+                .hint("Windows has them in its store of boot entries: `bcdedit /timeout` on Windows"));
+        }
+        if self.loader != Loader::Windows && self.bcd.is_some() {
+            return Err(StepError::new("`bcd` is for `loader: windows`"));
+        }
         let bad =
             |text: &&String| text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic() && !"\"'`$\\".contains(c));
         match self.arguments.iter().find(bad) {
@@ -208,13 +248,13 @@ fn numbers(version: &str) -> Vec<u64> {
 impl Work for InstallBootloader {
     fn plan(&self, view: &View) -> Result<Planned, StepError> {
         self.valid()?;
-        let loader = if self.loader == Loader::Grub { "GRUB" } else { "systemd-boot" };
-        if self.loader == Loader::SystemdBoot && view.facts.firmware == "bios" {
-            return Err(StepError::new("systemd-boot starts no machine by BIOS").hint("use `loader: grub`"));
+        if self.loader != Loader::Grub && view.facts.firmware == "bios" {
+            return Err(self.loader.no_bios());
         }
         let firmware =
             if view.facts.firmware.is_empty() { "the firmware".to_owned() } else { view.facts.firmware.to_uppercase() };
-        Ok(Planned::new(format!("write /etc/fstab and install {loader} for {firmware}")))
+        let fstab = if self.loader == Loader::Windows { "" } else { "write /etc/fstab and " };
+        Ok(Planned::new(format!("{fstab}install {} for {firmware}", self.loader.title())))
     }
 
     /// Only the loader's own program knows whether all of it is in place, and running that again is harmless.
@@ -225,23 +265,24 @@ impl Work for InstallBootloader {
 
     fn apply(&self, on: &mut On) -> Result<Done, StepError> {
         let (target, disk, uefi) = surroundings(on)?;
-        if target.root().is_some() {
+        if target.root().is_some() && self.loader != Loader::Windows {
             let before = on.host.read(Root::Target, FSTAB)?.map(|content| content.bytes).unwrap_or_default();
             on.host.write(Root::Target, FSTAB, &text(fstab::with(&String::from_utf8_lossy(&before), &target)))?;
         }
         match self.loader {
             Loader::Grub => self.grub(on, &disk, &target, uefi)?,
             Loader::SystemdBoot if uefi => self.systemd_boot(on, &target)?,
-            Loader::SystemdBoot => {
-                return Err(StepError::new("systemd-boot starts no machine by BIOS").hint("use `loader: grub`"));
-            }
+            Loader::Windows if uefi => windows_boot::install(on, &target, &esp(&target)?.at, self.bcd.as_deref())?,
+            other => return Err(other.no_bios()),
         }
         Ok(Done::default())
     }
 
     fn verify(&self, on: &mut On, done: &mut Done) -> Result<(), StepError> {
         let (target, disk, uefi) = surroundings(on)?;
-        if uefi {
+        if self.loader == Loader::Windows {
+            windows_boot::verify(on, &esp(&target)?.at, self.bcd.as_deref(), done)?;
+        } else if uefi {
             let path = format!("{}/{FALLBACK}", esp(&target)?.at);
             let program = on.host.read(Root::Target, &path)?.map(|content| content.bytes).unwrap_or_default();
             if !program.starts_with(b"MZ") {
@@ -253,7 +294,7 @@ impl Work for InstallBootloader {
         if self.loader == Loader::Grub {
             self.verify_grub(on, &disk, &target, uefi)?;
         }
-        done.evidence("loader", if self.loader == Loader::Grub { "grub" } else { "systemd-boot" });
+        done.evidence("loader", self.loader.name());
         done.evidence("firmware", if uefi { "uefi" } else { "bios" });
         done.evidence("disk", disk.path.as_str());
         if let Some(root) = target.root() {

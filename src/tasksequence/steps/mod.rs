@@ -3,6 +3,7 @@
 //! A row says what a step is called, what parameters it takes, where it can run and what it needs; parser, schema, plan and
 //! the reference in docs/ are made from it. Its work is `check -> apply -> verify`, done through `Host` alone.
 
+mod add_drivers;
 mod apply_image;
 mod capture_image;
 mod check_hardware;
@@ -26,15 +27,17 @@ mod set_boot_order;
 mod set_hostname;
 mod set_network;
 mod set_variable;
+mod windows_boot;
 mod wipe_disk;
 mod write_file;
+mod write_unattend;
 
 use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::condition::ConditionError;
+use super::condition::{self, ConditionError, Scope};
 use super::facts::Facts;
 use super::host::{Host, HostError, Place, Watch};
 use super::journal::{DiskIdentity, Entry};
@@ -56,6 +59,8 @@ pub const TABLE: &[Row] = &[
     create_user::ROW,
     write_file::ROW,
     cloud_init::ROW,
+    write_unattend::ROW,
+    add_drivers::ROW,
     install_bootloader::ROW,
     set_boot_order::ROW,
     install_agent::ROW,
@@ -130,6 +135,8 @@ pub enum Kind {
     FileMode,
     /// The path of a script beside the document.
     Script,
+    /// A document of XML; what templates put into it is escaped.
+    Xml,
     /// A size, a share of a disk in per cent, or `rest`.
     Share,
     /// The name of a partition, or its number.
@@ -317,6 +324,19 @@ impl Row {
     pub fn load(&self, with: Value) -> Result<Box<dyn Work>, StepError> {
         (self.load)(with)
             .map_err(|error| StepError::new(format!("the parameters of `{}` do not fit: {error}", self.name)))
+    }
+
+    /// The parameters with their templates replaced.
+    pub fn render(&self, with: &Map<String, Value>, scope: &Scope) -> Result<Value, ConditionError> {
+        let render = |(name, value): (&String, &Value)| {
+            let is_xml = self.parameter(name).is_some_and(|parameter| parameter.kind == Kind::Xml);
+            let rendered = match value {
+                Value::String(text) if is_xml => condition::render_xml(text, scope)?,
+                value => condition::render_all(value, scope)?,
+            };
+            Ok((name.clone(), rendered))
+        };
+        Ok(Value::Object(with.iter().map(render).collect::<Result<_, ConditionError>>()?))
     }
 
     pub fn parameter(&self, name: &str) -> Option<&'static Parameter> {

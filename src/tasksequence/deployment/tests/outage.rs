@@ -51,13 +51,14 @@ fn carry_out(
     assert_eq!(run.state, RunState::Succeeded);
     let course = course(&sequences.entries(run.id.as_str()).unwrap());
     let lines = sequences.lines(run.id.as_str(), 0, 1000).unwrap().len();
-    without_names_of_the_run(&mut world, run.id.as_str());
+    without_names_of_the_run(&mut world, run.id.as_str(), name);
     Outcome { world, course, lines, messages }
 }
 
-/// Each run has an identifier of its own, from which those of its file systems are made; files and commands hold them.
-fn without_names_of_the_run(world: &mut World, run: &str) {
-    let mut names = vec![(run.to_owned(), "RUN".to_owned())];
+/// Each run has an identifier of its own, from which those of its file systems are made, and a machine with a name of its own;
+/// files and commands hold them.
+fn without_names_of_the_run(world: &mut World, run: &str, machine: &str) {
+    let mut names = vec![(run.to_owned(), "RUN".to_owned()), (machine.to_owned(), "MACHINE".to_owned())];
     for partition in world.disk.layout.iter_mut().flat_map(|layout| &mut layout.partitions) {
         let name = format!("UUID of {}", partition.number);
         let own = std::mem::replace(&mut partition.content.uuid, name.clone());
