@@ -557,6 +557,11 @@ fn windows_boot_files_an_answer_file_and_drivers_lie_where_windows_looks() {
         ),
         ("bcd: /Windows/Boot/BCD", "bcd: /Windows/nothing", "/Windows/nothing is not there"),
         ("type: ntfs", "type: ext4", "the root of the system is not NTFS, so it is not Windows"),
+        (
+            "install-bootloader:\n      loader: windows\n      bcd: /Windows/Boot/BCD",
+            "install-agent:",
+            "the agent runs on Linux",
+        ),
         ("bcd: /Windows/Boot/BCD", "wait: 3", "`arguments` and `wait` are for Linux"),
         ("{{ vars.owner }}", "{{ vars.owner | safe }}", "the answer file is no document of XML: line 7: "),
         (

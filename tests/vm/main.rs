@@ -15,10 +15,13 @@ mod enrolment;
 mod failures;
 mod inventory;
 mod matrix;
+#[path = "../suite/trees/ntfs.rs"]
+mod ntfs;
 mod secrets;
 mod sequences;
 mod trees;
 mod whole_path;
+mod windows;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,8 +31,15 @@ use bench::Bench;
 
 pub(crate) type Test = (&'static str, fn(&Bench));
 
-const TESTS: &[&[Test]] =
-    &[whole_path::TESTS, matrix::TESTS, failures::TESTS, sequences::TESTS, trees::TESTS, enrolment::TESTS];
+const TESTS: &[&[Test]] = &[
+    whole_path::TESTS,
+    matrix::TESTS,
+    failures::TESTS,
+    sequences::TESTS,
+    trees::TESTS,
+    windows::TESTS,
+    enrolment::TESTS,
+];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

@@ -27,7 +27,7 @@ pub(super) const TESTS: &[Test] = &[
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/sequences");
 
 /// Publishes an example, changed where it names what a test's site calls otherwise.
-fn publish(site: &Path, name: &str, changes: &[(&str, &str)]) {
+pub(crate) fn publish(site: &Path, name: &str, changes: &[(&str, &str)]) {
     let folder = site.join("examples");
     let copied = std::process::Command::new("cp").args(["-r", EXAMPLES]).arg(&folder).status();
     assert!(folder.join(name).exists() || copied.unwrap().success());
@@ -42,7 +42,7 @@ fn publish(site: &Path, name: &str, changes: &[(&str, &str)]) {
 }
 
 /// Lets machines in by themselves; those with one of the serial numbers get a sequence at once.
-fn rules(site: &Path, rules: &[(&str, &str)]) {
+pub(crate) fn rules(site: &Path, rules: &[(&str, &str)]) {
     let rule = |(serial, sequence): &(&str, &str)| {
         format!(
             "[[enrolment.rule]]\nname = \"lab\"\nserials = [\"{serial}\"]\nmachine_name = \"{{{{ serial | lower }}}}\"\ndeploy = \"{sequence}\"\n"

@@ -31,6 +31,10 @@ impl Work for InstallAgent {
     }
 
     fn apply(&self, on: &mut On) -> Result<Done, StepError> {
+        if on.target.and_then(|target| target.root()).is_some_and(|root| root.kind == "ntfs") {
+            return Err(StepError::new("the agent runs on Linux, and the root of this system is NTFS")
+                .hint("leave the step out: a machine with Windows restarts into it when the sequence ends"));
+        }
         Ok(Done { evidence: on.host.install_agent(on.order)?, ..Done::default() })
     }
 
