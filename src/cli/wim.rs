@@ -1,5 +1,7 @@
 //! `remint wim ...`: plain WIM files, without a site.
 
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -13,6 +15,7 @@ use crate::imaging::wim::reader::{OnDamage, Wim};
 use crate::imaging::wim::tree::{self, Tree};
 use crate::imaging::wim::verify;
 use crate::imaging::wim::{apply, capture, export};
+use crate::stdx::file::unnamed;
 use crate::stdx::hint::{Hint, chain};
 use crate::stdx::monitor::Progress;
 use crate::stdx::time::{Clock, SystemClock, Timestamp};
@@ -52,6 +55,7 @@ pub(super) enum Command {
 #[derive(Args)]
 pub(super) struct CaptureArguments {
     folder: PathBuf,
+    /// `-` is standard output, with --pipable
     file: PathBuf,
     /// none, xpress (the default) or lzx; a file that is appended to keeps its own
     #[arg(long, value_parser = ["none", "xpress", "lzx"])]
@@ -306,6 +310,9 @@ fn capture(arguments: &CaptureArguments, context: &Context) -> Result<(), Failur
         workers: workers(),
     };
     let progress = Progress::default();
+    if arguments.file == Path::new("-") {
+        return capture_to_output(arguments, &options, &progress);
+    }
     let work = || capture::capture(&arguments.folder, &arguments.file, &options, &progress);
     let report = shown("capture", &progress, work)?;
     if context.json() {
@@ -320,6 +327,26 @@ fn capture(arguments: &CaptureArguments, context: &Context) -> Result<(), Failur
     if report.excluded > 0 {
         output::line(format!("left out by pattern: {}", report.excluded));
     }
+    Ok(())
+}
+
+/// The WIM is all that goes to standard output; its reader counts what it gets.
+fn capture_to_output(
+    arguments: &CaptureArguments,
+    options: &capture::Options<'_>,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let hint = "remint wim capture DIR - --pipable | ssh HOST 'wimlib-imagex apply - 1 DIR'";
+    if !options.pipable {
+        return Err(Failure::new("write to standard output what is not pipable").with_hint(hint));
+    }
+    if std::io::stdout().is_terminal() {
+        return Err(Failure::new("write a WIM file to a terminal").with_hint(hint));
+    }
+    let wrong = |error| Failure::new(format!("write to standard output: {error}"));
+    let output = std::io::stdout().as_fd().try_clone_to_owned().map_err(wrong)?;
+    let spool = unnamed(&std::env::temp_dir()).map_err(wrong)?;
+    shown("capture", progress, || capture::capture_to(&arguments.folder, output.into(), spool, options, progress))?;
     Ok(())
 }
 

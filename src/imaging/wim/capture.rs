@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -58,12 +58,14 @@ pub struct Report {
 }
 
 impl Options<'_> {
+    fn shape(&self) -> Shape {
+        Shape { integrity: self.integrity, pipable: self.pipable, ..Shape::new(self.compression, self.guid) }
+    }
+
     fn writer(&self, file: &Path) -> Result<Writer, Error> {
-        let shape =
-            Shape { integrity: self.integrity, pipable: self.pipable, ..Shape::new(self.compression, self.guid) };
         let writer = match self.append {
             true => Writer::append_to(file, self.integrity)?,
-            false => Writer::create(file, &shape)?,
+            false => Writer::create(file, &self.shape())?,
         };
         writer.check_name(&self.name)?;
         Ok(writer)
@@ -95,7 +97,27 @@ impl Options<'_> {
 
 /// Captures `folder` into the WIM at `file`, as one image.
 pub fn capture(folder: &Path, file: &Path, options: &Options<'_>, progress: &Progress) -> Result<Report, Error> {
-    let mut writer = options.writer(file)?;
+    capture_with(folder, options.writer(file)?, options, progress)
+}
+
+/// Captures `folder` into a pipable WIM that goes to `to` from its first byte to its last. Of its contents, one at a time waits
+/// in `spool`, an empty file.
+pub fn capture_to(
+    folder: &Path,
+    to: File,
+    spool: File,
+    options: &Options<'_>,
+    progress: &Progress,
+) -> Result<Report, Error> {
+    capture_with(folder, Writer::stream(to, spool, &options.shape())?, options, progress)
+}
+
+fn capture_with(
+    folder: &Path,
+    mut writer: Writer,
+    options: &Options<'_>,
+    progress: &Progress,
+) -> Result<Report, Error> {
     let Scanned { mut tree, mut sources, mut report } = scan(folder, options.exclude)?;
     let image = options.image(&report, &sources);
     if options.pipable {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,10 @@ pub const CHUNK_BYTES: u32 = 32768;
 const SOLID_LZX_CHUNK_BYTES: u32 = 1 << 20;
 /// What a row of an integrity table covers, as in all other writers' files.
 const INTEGRITY_PIECE_BYTES: u32 = 10 << 20;
+/// What is called so in messages.
+const STREAM: &str = "standard output";
+/// Read of the spool at once.
+const SPOOL_BYTES: usize = 1 << 20;
 
 /// What a file is to be.
 #[derive(Clone, Debug)]
@@ -80,6 +84,11 @@ enum Begun {
     Appended {
         bytes: u64,
     },
+    /// What lies before `sent` has gone to `to`, which never goes back; the part's file holds the resource that comes next.
+    Streamed {
+        to: File,
+        sent: u64,
+    },
     Finished,
 }
 
@@ -98,36 +107,32 @@ pub struct Open {
 impl Writer {
     /// Begins a file beside `path`, or the first part of a set.
     pub fn create(path: &Path, shape: &Shape) -> Result<Writer, Error> {
-        let compressed = match shape.compression {
-            Compression::None => 0,
-            Compression::Xpress => format::FLAG_COMPRESSED | format::FLAG_XPRESS,
-            Compression::Lzx => format::FLAG_COMPRESSED | format::FLAG_LZX,
-            Compression::Lzms => return Err(refused(path, "nothing here writes LZMS")),
-        };
-        if shape.pipable && shape.part_bytes_max != u64::MAX {
-            return Err(refused(path, "a pipable file is no split set"));
+        let header = header(path, shape)?;
+        Ok(Writer::of(PartFile::create(path)?, header, shape))
+    }
+
+    /// Begins a pipable file that is written from its first byte to its last. Each resource waits in `spool` until it is whole.
+    pub fn stream(to: File, spool: File, shape: &Shape) -> Result<Writer, Error> {
+        let path = Path::new(STREAM);
+        if !shape.pipable {
+            return Err(refused(path, "only a pipable file is written from its first byte to its last"));
         }
-        let chunk_bytes = if compressed == 0 { 0 } else { CHUNK_BYTES };
-        let header = Header {
-            pipable: shape.pipable,
-            version: format::VERSION_DEFAULT,
-            flags: compressed,
-            chunk_bytes,
-            guid: shape.guid,
-            part: 1,
-            parts: 1,
-            images: 0,
-            blob_table: ResourceHeader::default(),
-            xml: ResourceHeader::default(),
-            boot_metadata: ResourceHeader::default(),
-            boot_image: 0,
-            integrity: ResourceHeader::default(),
-        };
-        Ok(Writer {
-            path: path.to_owned(),
+        if shape.integrity {
+            return Err(refused(path, "what has gone into a pipe cannot be read again for an integrity table"));
+        }
+        let header = header(path, shape)?;
+        let begun = Begun::Streamed { to, sent: 0 };
+        let position = format::HEADER_BYTES as u64;
+        let part = PartFile { path: path.to_owned(), file: spool, begun, position, rows: Vec::new() };
+        Ok(Writer::of(part, header, shape))
+    }
+
+    fn of(part: PartFile, header: Header, shape: &Shape) -> Writer {
+        Writer {
+            path: part.path.clone(),
             compression: shape.compression,
             chunk_bytes: CHUNK_BYTES,
-            parts: vec![PartFile::create(path)?],
+            parts: vec![part],
             part_bytes_max: shape.part_bytes_max,
             by_hash: HashMap::new(),
             metadata: Vec::new(),
@@ -135,7 +140,7 @@ impl Writer {
             images: Vec::new(),
             header,
             integrity: shape.integrity,
-        })
+        }
     }
 
     /// Opens a file for more images; `integrity` gives it an integrity table if it has none.
@@ -321,7 +326,7 @@ impl Writer {
             part.put(&table, open.offset + if self.header.pipable { open.written } else { 0 })?;
         }
         let stored_bytes = open.table_bytes + open.written;
-        part.position = open.offset + stored_bytes;
+        part.advance(open.offset + stored_bytes)?;
         Ok(ResourceHeader { stored_bytes, flags, offset: open.offset, plain_bytes: open.plain_bytes })
     }
 
@@ -337,7 +342,7 @@ impl Writer {
         let part = &mut self.parts[open.part];
         part.put(&table, open.offset)?;
         let stored_bytes = open.table_bytes + open.written;
-        part.position = open.offset + stored_bytes;
+        part.advance(open.offset + stored_bytes)?;
         let row = |stored_bytes, offset, plain_bytes| ResourceHeader {
             stored_bytes,
             flags: format::RESOURCE_SOLID,
@@ -388,7 +393,7 @@ impl Writer {
         part.put(plain, part.position)?;
         let bytes = plain.len() as u64;
         let resource = ResourceHeader { stored_bytes: bytes, flags, offset: part.position, plain_bytes: bytes };
-        part.position += bytes;
+        part.advance(part.position + bytes)?;
         Ok(resource)
     }
 
@@ -471,9 +476,11 @@ impl Writer {
             let header = self.describe(number, contents)?;
             self.parts[number].finish(&header)?;
         }
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        if !self.parts.iter().any(PartFile::is_streamed) {
+            let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+        }
         Ok(self.parts.iter().map(|part| part.position).sum())
     }
 
@@ -504,7 +511,7 @@ impl Drop for Writer {
             match &part.begun {
                 Begun::New { temporary } => drop(std::fs::remove_file(temporary)),
                 Begun::Appended { bytes } => drop(part.file.set_len(*bytes)),
-                Begun::Finished => {}
+                Begun::Streamed { .. } | Begun::Finished => {}
             }
         }
     }
@@ -521,8 +528,29 @@ impl PartFile {
         Ok(PartFile { path: path.to_owned(), file, begun, position, rows: Vec::new() })
     }
 
+    fn is_streamed(&self) -> bool {
+        matches!(self.begun, Begun::Streamed { .. })
+    }
+
     fn put(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
-        self.file.write_all_at(bytes, offset).map_err(|source| Error::Write { path: self.path.clone(), source })
+        let sent = if let Begun::Streamed { sent, .. } = &self.begun { *sent } else { 0 };
+        self.file.write_all_at(bytes, offset - sent).map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+
+    /// All before `position` is final: a part that is streamed sends it.
+    fn advance(&mut self, position: u64) -> Result<(), Error> {
+        self.position = position;
+        let Begun::Streamed { to, sent } = &mut self.begun else { return Ok(()) };
+        let mut buffer = vec![0; SPOOL_BYTES.min((position - *sent) as usize)];
+        let begin = *sent;
+        while *sent < position {
+            let piece = &mut buffer[..SPOOL_BYTES.min((position - *sent) as usize)];
+            let read = self.file.read_exact_at(piece, *sent - begin);
+            read.and_then(|()| to.write_all(piece))
+                .map_err(|source| Error::Write { path: self.path.clone(), source })?;
+            *sent += piece.len() as u64;
+        }
+        Ok(())
     }
 
     /// Of all from the header to `end`, the end of the blob table.
@@ -540,6 +568,10 @@ impl PartFile {
 
     /// Whole on disk before its header says so, and named after that.
     fn finish(&mut self, header: &Header) -> Result<(), Error> {
+        if self.is_streamed() {
+            self.put(&header.emit(), self.position)?;
+            return self.advance(self.position + format::HEADER_BYTES as u64);
+        }
         let mut write = || -> io::Result<()> {
             // A duplicate may have left bytes behind the end.
             self.file.set_len(self.position)?;
@@ -600,6 +632,35 @@ fn part_path(first: &Path, number: usize) -> PathBuf {
     let stem = first.file_stem().unwrap_or_default().to_string_lossy();
     let extension = first.extension().map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()));
     first.with_file_name(format!("{stem}{number}{extension}"))
+}
+
+/// Of a new file of this shape.
+fn header(path: &Path, shape: &Shape) -> Result<Header, Error> {
+    let compressed = match shape.compression {
+        Compression::None => 0,
+        Compression::Xpress => format::FLAG_COMPRESSED | format::FLAG_XPRESS,
+        Compression::Lzx => format::FLAG_COMPRESSED | format::FLAG_LZX,
+        Compression::Lzms => return Err(refused(path, "nothing here writes LZMS")),
+    };
+    if shape.pipable && shape.part_bytes_max != u64::MAX {
+        return Err(refused(path, "a pipable file is no split set"));
+    }
+    let chunk_bytes = if compressed == 0 { 0 } else { CHUNK_BYTES };
+    Ok(Header {
+        pipable: shape.pipable,
+        version: format::VERSION_DEFAULT,
+        flags: compressed,
+        chunk_bytes,
+        guid: shape.guid,
+        part: 1,
+        parts: 1,
+        images: 0,
+        blob_table: ResourceHeader::default(),
+        xml: ResourceHeader::default(),
+        boot_metadata: ResourceHeader::default(),
+        boot_image: 0,
+        integrity: ResourceHeader::default(),
+    })
 }
 
 fn refused(path: &Path, what: &'static str) -> Error {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use remint::imaging::wim::export::{self, Shape};
+use remint::stdx::file::unnamed;
 
 use super::*;
 
@@ -147,6 +148,55 @@ fn an_append_that_fails_leaves_the_file_as_it_was() {
     assert!(append("other").contains("not UTF-8"));
     assert!(fs::read(path("x.wim")).unwrap() == before);
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 2, "nothing else is left behind");
+}
+
+/// The command's output goes straight into wimlib.
+fn check_streamed(tree: &Path, work: &Path, seed: u64) {
+    let piped = work.join("streamed");
+    let mut capture = Command::new(env!("CARGO_BIN_EXE_remint"));
+    capture.args(["wim", "capture"]).arg(tree).args([
+        "-",
+        "--pipable",
+        "--compress",
+        ["none", "xpress", "lzx"][seed as usize % 3],
+    ]);
+    let mut capture = capture.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let output = capture.stdout.take().unwrap();
+    let mut apply = Command::new("wimlib-imagex");
+    apply.arg("apply").arg("-").arg("1").arg(&piped).arg("--unix-data").stdin(output);
+    let applied = apply.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let captured = capture.wait().unwrap();
+    let Ok(applied) = applied else { return };
+    assert!(captured.success() && applied.success(), "seed {seed}");
+    assert_eq!(snapshot(&piped), snapshot(tree), "applied by wimlib from what was streamed, seed {seed}");
+    fs::remove_dir_all(piped).unwrap();
+}
+
+#[test]
+fn a_capture_goes_into_a_pipe_and_nothing_else_does() {
+    for seed in 1700..1706 {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = |name: &str| temporary.path().join(name);
+        fs::create_dir(path("tree")).unwrap();
+        make_tree(&path("tree"), seed);
+        check_streamed(&path("tree"), temporary.path(), seed);
+        // What went by is a whole file, and nothing of the capture stays behind.
+        let options = capture::Options { pipable: true, ..capture_options(Compression::Xpress) };
+        let (to, spool) = (fs::File::create(path("streamed.wim")).unwrap(), unnamed(temporary.path()).unwrap());
+        let report = capture::capture_to(&path("tree"), to, spool, &options, &Default::default()).unwrap();
+        assert_eq!(fs::metadata(path("streamed.wim")).unwrap().len(), report.stored_bytes);
+        check_file(&path("streamed.wim"), &path("tree"), temporary.path(), &format!("seed {seed}, streamed"));
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 2, "something stays behind");
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let said = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remint"));
+        let output = command.args(["wim", "capture"]).arg(temporary.path()).args(arguments).output().unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(said(&["-"]).contains("not pipable"));
+    assert!(said(&["-", "--pipable", "--integrity"]).contains("integrity table"));
 }
 
 /// The file as a pipe gives it: from its first byte to its last, never back.
