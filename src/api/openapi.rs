@@ -34,6 +34,7 @@ pub fn document<'a>(rows: impl Iterator<Item = &'a RouteInfo>) -> Value {
             { "name": "api", "description": "For programs and the command line" },
             { "name": "console", "description": "Pages and the forms on them" },
             { "name": "machines", "description": "What machines say; with the certificate that they got at their check-in" },
+            { "name": "watching", "description": "What watches over the appliance" },
             { "name": "boot", "description": "What firmware and boot programs fetch, over plain HTTP too" },
         ],
         "paths": paths,
@@ -65,6 +66,7 @@ fn tag(path: &str) -> &'static str {
     match path {
         path if path.starts_with("/api/") => "api",
         path if path.starts_with("/link/") => "machines",
+        path if path.starts_with("/health/") || path == "/metrics" => "watching",
         path if path.starts_with("/boot/") || path.starts_with("/grub/") => "boot",
         _ => "console",
     }
@@ -154,6 +156,8 @@ fn responses(row: &RouteInfo, tag: &str) -> Value {
         (_, Some(Shape::Events)) => {
             ("200", content("Events, without end", "text/event-stream", json!({ "type": "string" })))
         }
+        (_, Some(Shape::Bytes)) => ("200", content("A file", "application/gzip", json!({}))),
+        ("watching", None) => ("200", content("Text", "text/plain", json!({ "type": "string" }))),
         (_, Some(Shape::Nothing)) => ("204", json!({ "description": "Done" })),
         ("boot", _) => ("200", content("A file", "application/octet-stream", json!({}))),
         _ => ("200", content("Done", "application/json", schema)),
@@ -162,7 +166,7 @@ fn responses(row: &RouteInfo, tag: &str) -> Value {
     if tag == "console" {
         responses.insert("303".into(), json!({ "description": "Done, and the page that shows it; or the login" }));
     }
-    if tag == "api" && row.method == Method::GET && row.gives != Some(Shape::Events) {
+    if tag == "api" && row.method == Method::GET && !matches!(row.gives, Some(Shape::Events | Shape::Bytes)) {
         responses
             .insert("304".into(), json!({ "description": "It is as it was: the ETag is the one of If-None-Match" }));
     }

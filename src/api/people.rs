@@ -52,11 +52,13 @@ pub fn routes(state: PeopleState) -> Table {
         .takes("AddPerson")
         .put("/api/v1/people/{name}", administer, "Give a person another role or other limits", change_person)
         .delete("/api/v1/people/{name}", administer, "Remove a person", remove_person)
+        .gives(Shape::Nothing)
         .get("/api/v1/tokens", administer, "List API tokens", tokens)
         .gives(Shape::List("Token"))
         .post("/api/v1/tokens", administer, "Make an API token", add_token)
         .takes("AddToken")
         .delete("/api/v1/tokens/{name}", administer, "Remove an API token", remove_token)
+        .gives(Shape::Nothing)
         .get("/api/v1/audit", Access::Person(Capability::Audit), "The audit log, newest first", audit_log)
         .asks(&[
             ("before", "number of the entry before which to begin"),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
@@ -11,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Json, Router};
+use metrics::{counter, histogram};
 use serde_json::Value;
 
 use super::{Caller, LocalCaller, PeerCertificate, Problem, Shape, answer, blocking, openapi, session_of};
@@ -148,7 +150,7 @@ impl Table {
         let (mut secure, mut plain) = (Router::new(), Router::new());
         for (info, handler) in self.documented().rows {
             let guard = Guard { gate: gate.clone(), access: info.access, path: info.path };
-            let guarded = handler.layer(middleware::from_fn_with_state(guard, admit));
+            let guarded = handler.layer(middleware::from_fn_with_state(guard, counted));
             if matches!(info.access, Access::Boot(_)) {
                 plain = plain.route(info.path, guarded.clone());
             }
@@ -211,7 +213,18 @@ fn beyond(guard: &Guard, principal: &Principal, path: &str) -> Option<Problem> {
     (!within).then(|| Problem::forbidden(format!("your rights end at {}", collections.join(", "))))
 }
 
-async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+/// Counts what [`admit`] answers, by route and not by address: addresses have no end.
+async fn counted(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let (method, path, begun) = (request.method().clone(), guard.path, Instant::now());
+    let response = admit(guard, request, next).await;
+    let status = response.status().as_u16().to_string();
+    histogram!("remint_http_response_seconds", "route" => path).record(begun.elapsed());
+    counter!("remint_http_requests_total", "method" => method.to_string(), "route" => path, "status" => status)
+        .increment(1);
+    response
+}
+
+async fn admit(guard: Guard, mut request: Request, next: Next) -> Response {
     let principal = match guard.access {
         Access::Boot(_) => Ok(Principal::Anonymous),
         _ if request.extensions().get::<LocalCaller>().is_some() => Ok(Principal::local()),

@@ -11,6 +11,8 @@ pub enum Shape {
     List(&'static str),
     /// Server-sent events.
     Events,
+    /// A file to be kept.
+    Bytes,
     /// No body.
     Nothing,
 }
@@ -21,7 +23,7 @@ impl Shape {
         match self {
             Shape::One(name) => reference(name),
             Shape::List(name) => json!({ "type": "array", "items": reference(name) }),
-            Shape::Events | Shape::Nothing => json!({}),
+            Shape::Events | Shape::Bytes | Shape::Nothing => json!({}),
         }
     }
 }
@@ -30,6 +32,7 @@ impl Shape {
 /// `number`, `boolean`, `time` (milliseconds since 1970), `any`, the name of another shape, `[...]` for a list, `{...}` for
 /// a map from text.
 const SHAPES: &[(&str, &str)] = &[
+    ("Health", "works: [text]"),
     ("Problem", "status: integer, title: text, detail: text, hint: text?"),
     (
         "Identity",

@@ -14,6 +14,9 @@ use crate::link::client::{Client, fetch_authority};
 use crate::server::local::LocalApi;
 use crate::server::site::{Site, control_socket};
 
+/// What a command takes as a file from the appliance.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
 /// Options that every command takes.
 #[derive(Args, Clone, Debug)]
 pub struct Place {
@@ -137,22 +140,37 @@ impl Api {
         self.call::<Value>("DELETE", path, None).map(|_| ())
     }
 
+    /// What is no JSON: a file.
+    pub fn bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        match &self.0 {
+            Way::Far(client) => Ok(client.get(path, FILE_BYTES_MAX)?),
+            Way::Socket(socket) => accepted(over_socket(socket, "GET", path, None)?),
+            Way::Local(api) => accepted(api.call("GET", path, None)),
+        }
+    }
+
     /// One request; what the appliance refuses comes back as its problem, with its hint.
     fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&Value>) -> Result<T, Failure> {
         let answer = match &self.0 {
             Way::Far(client) => client.json(method, path, body)?,
-            Way::Socket(socket) => accepted(over_socket(socket, method, path, body)?)?,
-            Way::Local(api) => accepted(api.call(method, path, body))?,
+            Way::Socket(socket) => understood(&accepted(over_socket(socket, method, path, body)?)?),
+            Way::Local(api) => understood(&accepted(api.call(method, path, body))?),
         };
         serde_json::from_value(answer)
             .map_err(|error| Failure::new(format!("understand the answer to {method} {path}: {error}")))
     }
 }
 
-fn accepted((status, body): (u16, Value)) -> Result<Value, Failure> {
+/// `null` for an empty answer.
+fn understood(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or(Value::Null)
+}
+
+fn accepted((status, bytes): (u16, Vec<u8>)) -> Result<Vec<u8>, Failure> {
     if (200..300).contains(&status) {
-        return Ok(body);
+        return Ok(bytes);
     }
+    let body = understood(&bytes);
     let text = |field: &str| body[field].as_str().map(str::to_owned);
     Err(Failure {
         message: text("detail").unwrap_or_else(|| format!("the appliance answered {status}")),
@@ -161,7 +179,7 @@ fn accepted((status, body): (u16, Value)) -> Result<Value, Failure> {
 }
 
 /// HTTP/1.0 over the control socket: one request, the answer up to the end.
-fn over_socket(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
+fn over_socket(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>), Failure> {
     let exchange = || -> std::io::Result<Vec<u8>> {
         let mut stream = UnixStream::connect(socket)?;
         let body = body.map(Value::to_string).unwrap_or_default();
@@ -176,11 +194,11 @@ fn over_socket(socket: &Path, method: &str, path: &str, body: Option<&Value>) ->
         stream.read_to_end(&mut answer)?;
         Ok(answer)
     };
-    let answer = exchange()
+    let mut answer = exchange()
         .map_err(|error| Failure::new(format!("speak to the appliance through {}: {error}", socket.display())))?;
     let malformed = || Failure::new("the appliance's answer was cut off").with_hint("did it just stop? try again");
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(malformed)?;
     let head = String::from_utf8_lossy(&answer[..end]);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(malformed)?;
-    Ok((status, serde_json::from_slice(&answer[end + 4..]).unwrap_or(Value::Null)))
+    Ok((status, answer.split_off(end + 4)))
 }

@@ -34,6 +34,7 @@ mod progress;
 mod sequence;
 mod serve;
 mod store;
+mod support;
 mod token;
 mod tree;
 mod user;
@@ -66,6 +67,8 @@ enum Command {
     Serve(serve::Arguments),
     /// What would keep machines from booting: network, ports, other DHCP servers, boot files, clock, store
     Doctor,
+    /// What somebody elsewhere needs to understand a fault: state, log, findings, without secrets
+    Support(support::Arguments),
     /// Copy the whole site, also while it runs
     Backup(backup::Backup),
     /// Make a site from a backup
@@ -148,6 +151,7 @@ fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Init(arguments) => init::run(&arguments, context),
         Command::Serve(arguments) => serve::run(arguments, context),
         Command::Doctor => doctor::run(context),
+        Command::Support(arguments) => support::run(&arguments, context),
         Command::Backup(arguments) => backup::back_up(&arguments, context),
         Command::Restore(arguments) => backup::restore(&arguments, context),
         Command::Boot(command) => boot::run(command, context),

@@ -62,7 +62,10 @@ async fn settings(State(pages): State<SettingsPages>, caller: Caller) -> Result<
             (section("People", &html! { (person_table(&people, &caller.principal)) (invite_form()) }))
             (section("API tokens", &html! { (token_table(&tokens, pages.gate.clock.now())) (token_form()) }))
             (section("Roles", &roles()))
-            (section("This site", &facts(&about)))
+            (section("This site", &html! {
+                (facts(&about))
+                p { a href="/api/v1/support-bundle" download { "Download a support bundle" } ": state, log and findings, without secrets." }
+            }))
         };
         Ok(page(&caller, "/settings", "Settings", &body))
     })

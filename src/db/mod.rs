@@ -116,6 +116,11 @@ impl Db {
         Ok(reader)
     }
 
+    /// Whether the database can be written now, without a change.
+    pub fn check(&self) -> Result<(), Error> {
+        self.write(|_| Ok(()))
+    }
+
     /// Copies the database, as it is at one instant, to a new file while it is in use.
     pub fn backup(&self, to: &Path) -> Result<(), Error> {
         let reader = self.reader()?;

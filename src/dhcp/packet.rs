@@ -86,6 +86,20 @@ impl MessageType {
         use MessageType::*;
         [Discover, Offer, Request, Decline, Ack, Nak, Release, Inform].into_iter().find(|kind| *kind as u8 == byte)
     }
+
+    /// In small letters: `offer`.
+    pub fn name(self) -> &'static str {
+        match self {
+            MessageType::Discover => "discover",
+            MessageType::Offer => "offer",
+            MessageType::Request => "request",
+            MessageType::Decline => "decline",
+            MessageType::Ack => "ack",
+            MessageType::Nak => "nak",
+            MessageType::Release => "release",
+            MessageType::Inform => "inform",
+        }
+    }
 }
 
 /// A message, with the names that RFC 2131 gives its fields.

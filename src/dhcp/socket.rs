@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use metrics::counter;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use crate::db::Db;
 use crate::dhcp::db;
 use crate::dhcp::lease::Lease;
-use crate::dhcp::packet::{PACKET_BYTES_MAX, Packet};
+use crate::dhcp::packet::{MessageType, PACKET_BYTES_MAX, Packet};
 use crate::dhcp::proxy;
 use crate::dhcp::reply::{BootAnswer, Destination, Interface, Reply, Role};
 use crate::dhcp::request::{Request, Wish};
@@ -553,8 +554,12 @@ impl Service {
 }
 
 fn read(bytes: &[u8], from: SocketAddrV4) -> Option<Request> {
-    let packet = Packet::parse(bytes).map_err(|error| tracing::debug!(%from, "packet ignored: {error}")).ok()?;
-    Request::try_from(packet).map_err(|error| tracing::debug!(%from, "request ignored: {error}")).ok()
+    let ignored = |what: &str, error: &dyn std::fmt::Display| {
+        counter!("remint_dhcp_ignored_total").increment(1);
+        tracing::debug!(%from, "{what} ignored: {error}");
+    };
+    let packet = Packet::parse(bytes).map_err(|error| ignored("packet", &error)).ok()?;
+    Request::try_from(packet).map_err(|error| ignored("request", &error)).ok()
 }
 
 fn log_sent(role: Role, reply: &Reply, to: SocketAddrV4, error: Option<&io::Error>) {
@@ -562,7 +567,13 @@ fn log_sent(role: Role, reply: &Reply, to: SocketAddrV4, error: Option<&io::Erro
     let file = String::from_utf8_lossy(&packet.file);
     let kind = packet.message_type();
     match error {
-        None => tracing::debug!(?role, ?kind, %to, address = %packet.yiaddr, %file, "replied"),
-        Some(error) => tracing::warn!(?role, ?kind, %to, "the reply could not be sent: {error}"),
+        None => {
+            counter!("remint_dhcp_replies_total", "kind" => kind.map_or("bootp", MessageType::name)).increment(1);
+            tracing::debug!(?role, ?kind, %to, address = %packet.yiaddr, %file, "replied");
+        }
+        Some(error) => {
+            counter!("remint_dhcp_unsent_total").increment(1);
+            tracing::warn!(?role, ?kind, %to, "the reply could not be sent: {error}");
+        }
     }
 }

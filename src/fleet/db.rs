@@ -192,6 +192,17 @@ impl Fleet {
     }
 
     /// By identifier or name.
+    /// How many machines are in each state, in the order of [`MachineState::ALL`].
+    pub fn state_counts(&self) -> Result<Vec<(MachineState, u64)>, Error> {
+        let counts: HashMap<String, u64> = self.db.read(|c| {
+            let mut statement = c.prepare_cached("SELECT state, count(*) FROM machine GROUP BY state")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok::<_, Error>(rows.collect::<Result<_, _>>()?)
+        })?;
+        let count = |state: MachineState| (state, counts.get(state.name()).copied().unwrap_or(0));
+        Ok(MachineState::ALL.into_iter().map(count).collect())
+    }
+
     pub fn machine(&self, name: &str) -> Result<Machine, Error> {
         self.db.read(|c| find(c, name))
     }

@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use metrics::counter;
 use serde::{Deserialize, Serialize};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -230,11 +231,12 @@ fn stream(file: Arc<File>, range: Range<u64>) -> Body {
         for at in range.clone().step_by(PIECE_BYTES as usize) {
             let mut bytes = vec![0; (range.end - at).min(PIECE_BYTES) as usize];
             let read = file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes));
-            let failed = read.is_err();
+            let (failed, sent) = (read.is_err(), read.as_ref().map_or(0, Bytes::len));
             // The receiver is gone when the machine hung up.
             if sender.blocking_send(read).is_err() || failed {
                 return;
             }
+            counter!("remint_delivered_bytes_total").increment(sent as u64);
         }
     });
     Body::from_stream(ReceiverStream::new(receiver))

@@ -87,6 +87,20 @@ pub enum Ended {
     },
 }
 
+impl Ended {
+    /// As it is serialised.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Ended::Asked => "asked",
+            Ended::Missing => "missing",
+            Ended::Complete { .. } => "complete",
+            Ended::Stopped { .. } => "stopped",
+            Ended::Unanswered => "unanswered",
+            Ended::Silent { .. } => "silent",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {
     pub at: Timestamp,

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::assemble::{self, Assembly, assemble};
 use super::sequences;
 use super::site::Site;
-use super::{audit_head, collections, interface, listen, netboot};
+use super::{audit_head, collections, interface, listen, metrics, netboot};
 use crate::access::authority;
 use crate::config::written::DhcpMode;
 use crate::config::{self, Used};
@@ -128,6 +128,7 @@ async fn start(
     tasks.spawn(listen::serve_control(control, site.control_socket(), secure, stopped.clone()));
     tasks.spawn(collections::keep_current(assembly.fleet.clone(), stopped.clone()));
     tasks.spawn(audit_head::keep(audit_head::HeadFile::of(site), stopped.clone()));
+    tasks.spawn(metrics::keep_small(stopped.clone()));
     tasks.spawn(sequences::keep_moving(sequences, stopped.clone()));
     Ok(tasks)
 }

@@ -4,8 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::audit_head;
+use super::health::{self, Parts};
+use super::metrics::{self, Observed};
 use super::sequences;
 use super::site::Site;
+use super::support::{self, Sources};
 use crate::access::db::Gate;
 use crate::api::people::{self, PeopleState};
 use crate::api::{Live, Table, live};
@@ -107,7 +110,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         .merge(fleet::api::routes(fleet_state))
         .merge(fleet::room::api::routes(fleet.clone()))
         .merge(imaging::console::routes(images.clone()))
-        .merge(imaging::api::routes(images))
+        .merge(imaging::api::routes(images.clone()))
         .merge(tasksequence::api::routes(sequences.clone()))
         .merge(tasksequence::capture::api::routes(Arc::new(Captures::new(
             sequences.clone(),
@@ -121,6 +124,7 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         .merge(software::console::routes(SoftwarePages { software: software.clone(), fleet: fleet.clone() }))
         .merge(software::api::routes(SoftwareState { software, fleet: fleet.clone() }))
         .merge(live::routes(live.clone()))
+        .merge(watching(site, &fleet, &sequences, &recorder, &images))
         .merge(assets::routes())
         .merge(door::routes(gate.clone()))
         .merge(audit::routes(gate.clone()))
@@ -128,6 +132,33 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
         .merge(pxe::console::routes(recorder.clone()))
         .merge(fleet::console::routes(pages));
     Ok(Assembly { fleet, sequences, recorder, live, gate, table })
+}
+
+/// What tells those who watch over the appliance how it is.
+fn watching(
+    site: &Site,
+    fleet: &Arc<Fleet>,
+    sequences: &Arc<Sequences>,
+    recorder: &Arc<Recorder>,
+    images: &Images,
+) -> Table {
+    let observed = Arc::new(Observed {
+        fleet: fleet.clone(),
+        sequences: sequences.clone(),
+        store: site.store.clone(),
+        folder: site.folder.clone(),
+    });
+    let parts = Parts { db: site.db.clone(), store: site.store.clone(), folder: site.folder.clone() };
+    let sources = Sources {
+        folder: site.folder.clone(),
+        clock: site.clock.clone(),
+        fleet: fleet.clone(),
+        sequences: sequences.clone(),
+        recorder: recorder.clone(),
+        images: images.clone(),
+        observed: observed.clone(),
+    };
+    health::routes(parts).merge(metrics::routes(observed)).merge(support::routes(sources))
 }
 
 /// What the subjects show on the pages of machines, the overview and the reports, in this order.

@@ -113,7 +113,7 @@ pub fn backup(site: &Site, folder: &Path, keep: usize, progress: &Progress) -> R
     if folder.canonicalize().map_err(file(folder))?.starts_with(&site.folder) {
         return Err(Error::Inside(folder.to_owned()));
     }
-    let name = snapshot_name(site.clock.now());
+    let name = stamp(site.clock.now());
     let place = folder.join(&name);
     if place.exists() {
         return Err(Error::Exists(place));
@@ -301,7 +301,8 @@ fn prune(folder: &Path, pool: &LocalStore, keep: usize) -> Result<u64, Error> {
 }
 
 /// `2026-11-26T22-10-03Z`: sorts by time, and is a plain file name everywhere.
-fn snapshot_name(now: Timestamp) -> String {
+/// `2026-11-26T22-10-03Z`: sorts by time, and any file system takes it.
+pub(super) fn stamp(now: Timestamp) -> String {
     const FORMAT: &[time::format_description::FormatItem<'static>] =
         time::macros::format_description!("[year]-[month]-[day]T[hour]-[minute]-[second]Z");
     let instant = time::OffsetDateTime::from_unix_timestamp(now.milliseconds() / 1000).ok();

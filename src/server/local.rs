@@ -24,8 +24,8 @@ impl LocalApi {
         Ok(LocalApi { router, runtime })
     }
 
-    /// Status and body of a request; the body is `null` when it is not JSON.
-    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+    /// Status and body of a request.
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Vec<u8>) {
         let bytes = body.map(Value::to_string).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -33,12 +33,12 @@ impl LocalApi {
             .header(header::CONTENT_TYPE, "application/json")
             .extension(LocalCaller)
             .body(Body::from(bytes));
-        let Ok(request) = request else { return (400, Value::Null) };
+        let Ok(request) = request else { return (400, Vec::new()) };
         self.runtime.block_on(async {
             let Ok(answer) = self.router.clone().oneshot(request).await;
             let status = answer.status().as_u16();
             let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap_or_default();
-            (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+            (status, bytes.to_vec())
         })
     }
 }

@@ -9,13 +9,16 @@ mod audit_head;
 pub mod backup;
 mod collections;
 pub mod doctor;
+pub mod health;
 mod interface;
 mod listen;
 pub mod local;
+pub mod metrics;
 mod neighbours;
 mod netboot;
 mod sequences;
 pub mod site;
 mod store;
+pub mod support;
 
 pub use listen::serve_http;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ pub(crate) struct Appliance {
     pub(crate) base: String,
     pub(crate) invitation: String,
     authority: String,
+    site: PathBuf,
 }
 
 impl Appliance {
@@ -51,7 +52,21 @@ impl Appliance {
             std::thread::sleep(Duration::from_millis(50));
         };
         let invitation = made["invitation"].as_str().unwrap().to_owned();
-        Appliance { child, base, invitation, authority }
+        Appliance { child, base, invitation, authority, site }
+    }
+
+    pub(crate) fn administrators_token(&self) -> String {
+        let made = Command::new(PROGRAM)
+            .args(["token", "create", "test", "--role", "administrator", "--data"])
+            .arg(&self.site)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn get(&self, path: &str, token: &str) -> Vec<u8> {
+        self.client(None).with_token(token).get(path, 16 << 20).unwrap()
     }
 
     fn client(&self, credentials: Option<&Credentials>) -> Client {

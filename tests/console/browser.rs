@@ -200,6 +200,16 @@ impl Browser {
         nameless.map(|node| format!("{} without a name", node["role"]["value"])).collect()
     }
 
+    /// What axe-core finds that keeps people out, seriously or worse: rule, why, and where.
+    pub(crate) fn barriers(&mut self, axe: &str) -> Vec<String> {
+        const RUN: &str = "axe.run(document).then((found) => found.passes.length < 10 ? ['axe looked at next to nothing'] : found.violations
+            .filter((v) => v.impact === 'serious' || v.impact === 'critical')
+            .flatMap((v) => v.nodes.map((n) => v.id + ': ' + v.help + ': ' + n.html.slice(0, 200) + ' ' + (n.any[0] || {}).message)))";
+        self.eval(&format!("{axe};0"));
+        let found = self.eval(RUN);
+        found.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    }
+
     /// `width` in pixels; the theme is `dark` or `light`.
     pub(crate) fn look(&mut self, width: u32, height: u32, theme: &str) {
         self.call(

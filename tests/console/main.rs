@@ -9,13 +9,20 @@
 
 mod appliance;
 mod browser;
+mod contract;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use appliance::{Appliance, Machine, first_due};
 use browser::{Browser, program};
 use serde_json::json;
+
+/// Something that scripts/test fetched for these tests.
+fn oracle(name: &str) -> Option<PathBuf> {
+    let built = Path::new(env!("CARGO_BIN_EXE_remint")).parent().and_then(Path::parent);
+    built.map(|target| target.join(name)).filter(|path| path.exists())
+}
 
 /// What a technician does on a first day, from the invitation to a machine that is deployed, through pages alone.
 #[test]
@@ -219,6 +226,10 @@ fn every_page(browser: &mut Browser) {
         ("settings", "/settings".to_owned()),
     ];
     let kept = std::env::var_os("REMINT_PICTURES");
+    let axe = oracle("axe.min.js").map(|path| fs::read_to_string(path).unwrap());
+    if axe.is_none() {
+        println!("skipped: barriers in the console's pages: axe-core is not there (scripts/test fetches it from npm)");
+    }
     for (name, path) in &pages {
         browser.go(path);
         let title = browser.eval("document.title").as_str().unwrap_or_default().to_owned();
@@ -227,6 +238,10 @@ fn every_page(browser: &mut Browser) {
         assert!(nameless.is_empty(), "{path}: {nameless:?}");
         let wide = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
         assert_eq!(wide, json!(0), "{path} is wider than the screen");
+        if let Some(axe) = &axe {
+            let barriers = browser.barriers(axe);
+            assert!(barriers.is_empty(), "{path}: {barriers:#?}");
+        }
         if let Some(folder) = &kept {
             pictures(browser, Path::new(folder), name);
         }
@@ -236,6 +251,8 @@ fn every_page(browser: &mut Browser) {
         browser.go(path);
         let wide = browser.eval("document.documentElement.scrollWidth - document.documentElement.clientWidth");
         assert_eq!(wide, json!(0), "{path} is wider than a phone");
+        let barriers = axe.as_ref().map(|axe| browser.barriers(axe)).unwrap_or_default();
+        assert!(barriers.is_empty(), "{path} in the dark: {barriers:#?}");
     }
 }
 

@@ -11,6 +11,7 @@ mod configuration;
 mod corpus;
 mod formats;
 mod inventory;
+mod monitoring;
 mod pages;
 mod routes;
 mod sequence;

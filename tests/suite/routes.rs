@@ -1,5 +1,6 @@
 //! Every route, walked from the table that serves them.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,10 @@ use remint::access::secret::Secret;
 use remint::access::{Capability, Limits, Principal, Role, db as access_db};
 use remint::api::{Access, PeerCertificate, RouteInfo};
 use remint::fleet::collection::Definition;
+use remint::fleet::db::Fleet;
 use remint::server::assemble::assemble;
 use remint::server::site::Site;
+use remint::server::support;
 use tower::ServiceExt;
 
 #[path = "../shared/secrets.rs"]
@@ -19,8 +22,10 @@ mod secrets;
 use secrets::{holds, private_keys};
 
 /// Those that anybody may call over TLS; whoever adds one writes it here, and why into the route's row.
-const PUBLIC: [&str; 8] = [
+const PUBLIC: [&str; 10] = [
     "GET /assets/{name}",
+    "GET /health/live",
+    "GET /health/ready",
     "GET /login",
     "GET /welcome",
     "POST /api/v1/invitations/accept",
@@ -37,6 +42,9 @@ const BOOT: [&str; 3] = ["GET /boot/authority.pem", "GET /boot/files/{*name}", "
 struct Walk {
     _folder: tempfile::TempDir,
     site: Site,
+    fleet: Arc<Fleet>,
+    rows: Vec<RouteInfo>,
+    router: axum::Router,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -45,11 +53,14 @@ impl Walk {
         let folder = tempfile::tempdir().unwrap();
         let site = Site::create(&folder.path().join("site"), "test").unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Walk { _folder: folder, site, runtime }
+        let assembly = assemble(&site).unwrap();
+        let rows = assembly.table.rows().cloned().collect();
+        let (router, _) = assembly.table.routers(&assembly.gate);
+        Walk { _folder: folder, site, fleet: assembly.fleet, rows, router, runtime }
     }
 
     fn rows(&self) -> Vec<RouteInfo> {
-        assemble(&self.site).unwrap().table.rows().cloned().collect()
+        self.rows.clone()
     }
 
     /// The status of a call with this token.
@@ -64,8 +75,6 @@ impl Walk {
 
     /// Status and body; a stream without end is cut.
     fn call(&self, route: &RouteInfo, token: Option<&str>, certificate: Option<&Arc<[u8]>>) -> (u16, Vec<u8>) {
-        let assembly = assemble(&self.site).unwrap();
-        let (router, _) = assembly.table.routers(&assembly.gate);
         let path = route
             .path
             .replace("{*", "{")
@@ -83,7 +92,7 @@ impl Walk {
             request.extensions_mut().insert(PeerCertificate(Some(certificate.clone())));
         }
         self.runtime.block_on(async {
-            let answer = router.oneshot(request).await.unwrap();
+            let answer = self.router.clone().oneshot(request).await.unwrap();
             let status = answer.status().as_u16();
             let body = axum::body::to_bytes(answer.into_body(), 16 << 20);
             let body = tokio::time::timeout(Duration::from_millis(500), body).await;
@@ -93,10 +102,9 @@ impl Walk {
 
     /// A machine that is let in, with the certificate that it has got.
     fn machine(&self, serial: &str) -> (String, Arc<[u8]>) {
-        let assembly = assemble(&self.site).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
-        let check_in = |router: axum::Router| {
+        let check_in = || {
             let body = serde_json::json!({
                 "stage": "installed-system", "identity": { "system_serial": serial }, "request_pem": request,
                 "hardware": null, "agent": "test",
@@ -104,17 +112,16 @@ impl Walk {
             let request = Request::post("/link/v1/check-in").header("content-type", "application/json");
             let request = request.body(Body::from(body.to_string())).unwrap();
             self.runtime.block_on(async {
-                let answer = router.oneshot(request).await.unwrap();
+                let answer = self.router.clone().oneshot(request).await.unwrap();
                 let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
                 serde_json::from_slice::<serde_json::Value>(&body).unwrap()
             })
         };
-        let (router, _) = assembly.table.routers(&assembly.gate);
-        let waiting = check_in(router.clone());
+        let waiting = check_in();
         assert_eq!(waiting["verdict"], "waiting", "{waiting}");
         let name = waiting["name"].as_str().unwrap().to_owned();
-        assembly.fleet.approve(&name, &Principal::local()).unwrap();
-        let approved = check_in(router);
+        self.fleet.approve(&name, &Principal::local()).unwrap();
+        let approved = check_in();
         let pem = approved["certificate_pem"].as_str().unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         (name, Arc::from(pem.contents))
@@ -202,7 +209,7 @@ fn each_role_passes_where_its_capabilities_allow_and_nowhere_else() {
 #[test]
 fn rights_over_a_collection_end_at_its_machines() {
     let walk = Walk::new();
-    let fleet = assemble(&walk.site).unwrap().fleet;
+    let fleet = walk.fleet.clone();
     let (inside, _) = walk.machine("S1");
     let (outside, _) = walk.machine("S2");
     let lab = Definition { machines: vec![inside.clone()], ..Definition::default() };
@@ -253,7 +260,7 @@ fn a_machine_speaks_for_itself_and_has_no_persons_rights() {
 #[test]
 fn a_machine_that_is_not_let_in_is_nobody() {
     let walk = Walk::new();
-    let fleet = assemble(&walk.site).unwrap().fleet;
+    let fleet = walk.fleet.clone();
     let (retired, of_retired) = walk.machine("S1");
     let (rejected, of_rejected) = walk.machine("S2");
     fleet.retire(&retired, &Principal::local()).unwrap();
@@ -280,6 +287,12 @@ fn a_machine_that_is_not_let_in_is_nobody() {
     }
 }
 
+fn unpacked(gzip: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(gzip).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 /// Known secrets of every kind are planted, every route that reads is asked by an administrator, then everything that was
 /// said, logged and stored is searched for them.
 #[test]
@@ -295,7 +308,7 @@ fn no_secret_is_in_an_answer_a_log_line_or_the_database() {
         let token = walk.token(Role::Administrator);
         let session = access_db::login(db, "ada", &password, now).unwrap();
         let invitation = access_db::invite(db, &by, Role::Auditor, 600, now).unwrap();
-        let fleet = assemble(&walk.site).unwrap().fleet;
+        let fleet = walk.fleet.clone();
         let terms = remint::fleet::enrolment::code::Terms { label: "desk".into(), ..Default::default() };
         let code = fleet.make_code(&terms, &by).unwrap();
         let sealed = walk.site.vault.seal("test/place", &Secret::new("planted variable 1"));
@@ -317,7 +330,11 @@ fn no_secret_is_in_an_answer_a_log_line_or_the_database() {
         ];
         planted.extend(private_keys(&walk.site.folder));
         for route in walk.rows().iter().filter(|route| route.method == axum::http::Method::GET) {
-            let (_, body) = walk.call(route, Some(&token), None);
+            let (_, mut body) = walk.call(route, Some(&token), None);
+            if route.path == support::PATH {
+                body = unpacked(&body);
+                assert!(holds(&body, b"remint-support/machines.json"), "the bundle was not made");
+            }
             for (what, secret) in &planted {
                 assert!(!holds(&body, secret), "{} tells {what}", name(route));
             }

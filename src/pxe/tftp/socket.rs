@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use metrics::counter;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -261,7 +262,10 @@ impl Service {
             let mut run = Run { wire, clock, session, flag, segmented: true, packets: Vec::new() };
             let outcome = run.drive(first).await;
             run.log(peer, &request.name, &outcome);
-            library.ended(&request.name, *peer.ip(), run.ended(started, outcome));
+            let ended = run.ended(started, outcome);
+            counter!("remint_tftp_transfers_total", "outcome" => ended.word()).increment(1);
+            counter!("remint_tftp_acknowledged_bytes_total").increment(run.session.bytes_acknowledged());
+            library.ended(&request.name, *peer.ip(), ended);
             (peer, serial)
         });
         self.transfers.insert(peer, Transfer { serial, proven, abort, inbox });
