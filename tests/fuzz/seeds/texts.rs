@@ -14,7 +14,8 @@ pub fn seeds(target: &str) -> Seeds {
         }
         _ => {
             let versions = behind(1, words("versions", &VERSIONS));
-            [behind(0, sequences()), versions, behind(2, words("drivers", &DRIVERS))].concat()
+            let answers = behind(3, words("answers", &ANSWERS));
+            [behind(0, sequences()), versions, behind(2, words("drivers", &DRIVERS)), answers].concat()
         }
     }
 }
@@ -72,4 +73,10 @@ const MESSAGES: [(u8, &str); 9] = [
     (4, r#"{"run":"r-1","journal_from":0,"journal":[],"boot":"b","lines_from":0,"lines":[],"sent_at":1800000000000}"#),
     (5, r#"{"packages":[],"again_seconds":900}"#),
     (6, r#"{"at":1800000000000,"findings":[]}"#),
+];
+
+const ANSWERS: [&str; 3] = [
+    "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<unattend xmlns=\"urn:schemas-microsoft-com:unattend\" xmlns:wcm=\"urn:w\">\n  <settings pass=\"specialize\">\n    <!-- c -->\n    <component name='a' wcm:action=\"add\">R&amp;D &#x41;<![CDATA[<&]]></component>\n  </settings>\n</unattend>\n",
+    "<u:a xmlns:u='urn:x'><u:b xmlns:u=''/><c xmlns='urn:y' d='&lt;'/><?pi x?></u:a>",
+    "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>",
 ];

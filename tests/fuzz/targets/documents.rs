@@ -1,14 +1,15 @@
-//! Text of people and of packages: task sequences, packages of software, versions, lists of drivers.
+//! Text of people and of packages: task sequences, packages of software, versions, lists of drivers, answer files.
 
 use std::cmp::Ordering;
 
 use remint::software::model::{self, Package};
 use remint::software::version;
+use remint::stdx::xml;
 use remint::tasksequence::model::Sequence;
 use remint::tasksequence::parser;
 
 pub(crate) fn texts(input: &[u8]) {
-    super::one_of(&[sequence, versions, drivers], input);
+    super::one_of(&[sequence, versions, drivers, answers], input);
 }
 
 /// A task sequence: every problem has its place, and what is sound survives being sent to a machine.
@@ -57,4 +58,17 @@ fn drivers(input: &[u8]) {
     #[cfg(feature = "agent")]
     super::machine::drivers(input);
     let _ = input;
+}
+
+/// A document of XML: a fault is in one of its lines, and a sound one stays sound within an element.
+fn answers(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match xml::root(text) {
+        // Neither a declaration nor depth may come in the way.
+        Ok(_) if !text.contains("<?xml") && text.matches('<').count() < 200 => {
+            assert!(xml::root(&format!("<r>{text}</r>")).is_ok(), "{text:?}");
+        }
+        Ok(_) => {}
+        Err(fault) => assert!(fault.line as usize <= text.matches('\n').count() + 1, "{fault}"),
+    }
 }
