@@ -17,6 +17,8 @@ pub(crate) const STEP_LIMIT: Duration = Duration::from_secs(240);
 pub(crate) struct Bench {
     template: PathBuf,
     folder: PathBuf,
+    /// Which of the tests it is, to tell their lines apart.
+    number: usize,
 }
 
 impl Bench {
@@ -28,12 +30,12 @@ impl Bench {
             return Err(format!("{} is no finished site", template.display()));
         }
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
-        Ok(Bench { template, folder })
+        Ok(Bench { template, folder, number: 0 })
     }
 
     /// The same with a folder for one test. Its name is short: the path of the control socket may have 107 bytes.
-    pub(crate) fn named(&self, test: &str) -> Bench {
-        Bench { template: self.template.clone(), folder: self.folder.join(&test[..test.len().min(16)]) }
+    pub(crate) fn numbered(&self, number: usize) -> Bench {
+        Bench { template: self.template.clone(), folder: self.folder.join(format!("test-{number}")), number }
     }
 
     /// The logs of the lab that ran in this bench: the appliance's, then each machine's serial console.
@@ -67,8 +69,8 @@ impl Bench {
             console_port: 0,
             machines,
         };
-        let program = Path::new(env!("CARGO_BIN_EXE_remint"));
-        Lab::open(&scenario, program, &self.folder, |event| println!("  {event}")).unwrap()
+        let (program, number) = (Path::new(env!("CARGO_BIN_EXE_remint")), self.number);
+        Lab::open(&scenario, program, &self.folder, move |event| println!("  {number:>2}  {event}")).unwrap()
     }
 }
 

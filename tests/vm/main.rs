@@ -1,6 +1,6 @@
 //! Real firmware in QEMU: from power on to a managed machine.
 //!
-//! The tests run one after the other, because two emulated machines fill this computer. They need what `scripts/test`
+//! Two tests run at once: while one waits for a firmware or a disk, the other has its processor. They need what `scripts/test`
 //! prepares (QEMU, the static agent, a reference image, a site made by scripts/first-site); without it each is skipped and
 //! says so. A word on the command line chooses the tests whose name contains it.
 
@@ -25,6 +25,8 @@ mod windows;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bench::Bench;
@@ -41,6 +43,9 @@ const TESTS: &[&[Test]] = &[
     enrolment::TESTS,
 ];
 
+/// An emulated machine has one processor of ours busy for some three quarters of its time.
+const AT_ONCE: usize = 2;
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let mut chosen: Vec<Test> = TESTS.concat();
@@ -53,10 +58,10 @@ fn main() {
     match Bench::open() {
         Err(reason) => chosen.iter().for_each(|(name, _)| println!("test {name} ... ignored, skipped: {reason}")),
         Ok(bench) => {
-            for test in &chosen {
-                match run(&bench, test) {
+            for (name, report) in run_all(&bench, &chosen) {
+                match report {
                     None => passed += 1,
-                    Some(report) => failed.push((test.0, report)),
+                    Some(report) => failed.push((name, report)),
                 }
             }
         }
@@ -71,14 +76,32 @@ fn main() {
     }
 }
 
+/// Names of the tests, as they end, and the reports of those that failed.
+fn run_all(bench: &Bench, tests: &[Test]) -> Vec<(&'static str, Option<String>)> {
+    let (next, ended) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(test) = tests.get(place) else { return };
+                    let report = run(&bench.numbered(place + 1), place + 1, test);
+                    ended.lock().unwrap().push((test.0, report));
+                }
+            });
+        }
+    });
+    ended.into_inner().unwrap()
+}
+
 /// Runs a test; gives the report of its failure.
-fn run(bench: &Bench, (name, test): &Test) -> Option<String> {
+fn run(bench: &Bench, number: usize, (name, test): &Test) -> Option<String> {
     let start = Instant::now();
-    let bench = bench.named(name);
-    let outcome = catch_unwind(AssertUnwindSafe(|| test(&bench)));
+    println!("  {number:>2}  begins: {name}");
+    let outcome = catch_unwind(AssertUnwindSafe(|| test(bench)));
     let seconds = start.elapsed().as_secs_f64();
     println!("test {name} ... {} ({seconds:.0} s)", if outcome.is_ok() { "ok" } else { "FAILED" });
-    Some(report(&bench, &*outcome.err()?))
+    Some(report(bench, &*outcome.err()?))
 }
 
 /// Why a test failed, with the last words of the appliance and of each machine: what is needed to understand a failure on
