@@ -82,9 +82,15 @@ pub fn parse_security(data: &[u8]) -> Security {
         enabled: state & 2 != 0,
         locked: state & 4 != 0,
         frozen: state & 8 != 0,
-        // In units of two minutes; 255 is more than can be said.
-        erase_minutes: Some(u32::from(time & 0xFF)).filter(|time| (1..255).contains(time)).map(|time| time * 2),
+        erase_minutes: erase_minutes(time),
     }
+}
+
+/// In units of two minutes; the largest is more than can be said. Bit 15 says that the field has fifteen bits and not eight
+/// (ACS-3, A.11.6.4).
+fn erase_minutes(word: u16) -> Option<u32> {
+    let (time, largest) = if word & 0x8000 == 0 { (word & 0xFF, 0xFF) } else { (word & 0x7FFF, 0x7FFF) };
+    (1..largest).contains(&time).then(|| u32::from(time) * 2)
 }
 
 /// Has the drive erase itself. A drive that fails is left without a password.
@@ -194,7 +200,49 @@ fn submit(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// A page of SMART data, as a drive sends it.
+    fn emit(attributes: &[Attribute]) -> Vec<u8> {
+        let mut page = vec![0; SECTOR];
+        for (entry, attribute) in page[2..].chunks_exact_mut(12).zip(attributes) {
+            (entry[0], entry[3]) = (attribute.id, attribute.value);
+            entry[5..11].copy_from_slice(&attribute.raw.to_le_bytes()[..6]);
+        }
+        page
+    }
+
+    proptest! {
+        #[test]
+        fn attributes_are_read_as_the_drive_keeps_them(
+            kept in proptest::collection::vec((1u8.., any::<u8>(), 0u64..1 << 48), 0..=30),
+        ) {
+            let kept: Vec<_> = kept.into_iter().map(|(id, value, raw)| Attribute { id, value, raw }).collect();
+            prop_assert_eq!(parse_attributes(&emit(&kept)), kept);
+        }
+
+        #[test]
+        fn pages_of_any_content_and_length_are_read(page in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let attributes = parse_attributes(&page);
+            prop_assert!(attributes.len() <= 30 && (page.len() >= 362 || attributes.is_empty()));
+            let security = parse_security(&page);
+            let byte = |at: usize| page.get(at).copied().unwrap_or(0);
+            let word = |number: usize| u16::from_le_bytes([byte(number * 2), byte(number * 2 + 1)]);
+            prop_assert_eq!(security.erase_minutes, erase_minutes(word(89)));
+            let bits = [security.supported, security.enabled, security.locked, security.frozen];
+            prop_assert_eq!(bits, [1, 2, 4, 8].map(|bit| word(128) & bit != 0));
+        }
+
+        #[test]
+        fn the_time_of_an_erasure_is_read_in_both_its_formats(units in any::<u16>()) {
+            let short = u32::from(units & 0xFF);
+            prop_assert_eq!(erase_minutes(units & 0x7FFF), (1..255).contains(&short).then_some(short * 2));
+            let long = u32::from(units & 0x7FFF);
+            prop_assert_eq!(erase_minutes(units | 0x8000), (1..32_767).contains(&long).then_some(long * 2));
+        }
+    }
 
     #[test]
     fn what_a_drive_says_is_read_and_what_is_no_drive_refuses() {

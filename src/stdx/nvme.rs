@@ -146,7 +146,38 @@ fn submit(drive: &File, command: &mut Command) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn health_is_read_as_the_drive_counts_it(
+            warning in any::<u8>(), kelvin in any::<u16>(), percent_used in any::<u8>(), counters in any::<[u64; 2]>(),
+        ) {
+            let mut page = [0; 512];
+            (page[0], page[5]) = (warning, percent_used);
+            page[1..3].copy_from_slice(&kelvin.to_le_bytes());
+            // Both counters have sixteen bytes, of which nobody needs more than eight.
+            page[128..136].copy_from_slice(&counters[0].to_le_bytes());
+            page[160..168].copy_from_slice(&counters[1].to_le_bytes());
+            let celsius = i32::from(kelvin) - 273;
+            let [hours, media_errors] = counters;
+            prop_assert_eq!(parse_health(&page), Health { warning, celsius, percent_used, hours, media_errors });
+        }
+
+        #[test]
+        fn pages_of_any_content_and_length_are_read(page in proptest::collection::vec(any::<u8>(), 0..600)) {
+            prop_assert!((-273..=65_262).contains(&parse_health(&page).celsius));
+            let status = page.get(2).map_or(0, |byte| byte & 7);
+            let is = parse_sanitized(&page);
+            // A page that ends within a field says nothing by it.
+            if page.len() >= 4 {
+                prop_assert_eq!(matches!(is, Sanitized::Under(_)), status == 2);
+                prop_assert_eq!(is == Sanitized::Failed, status == 3);
+            }
+        }
+    }
 
     #[test]
     fn pages_are_read_and_what_is_no_drive_refuses() {
