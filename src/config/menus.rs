@@ -8,7 +8,7 @@ use crate::pxe::menu::{Action, BUILT_IN, Entry, Menu, Of};
 const SECONDS_MAX: u32 = 86_400;
 
 /// The menus with their entries, checked: whatever stands in them can be written into scripts of iPXE and GRUB as it is.
-pub(super) fn menus(boot: &Boot) -> Result<Vec<Menu>, Error> {
+pub fn menus(boot: &Boot) -> Result<Vec<Menu>, Error> {
     let built_in = BUILT_IN.map(|(name, title, action)| Entry { name: name.into(), title: title.into(), action });
     let mut known = Vec::from(built_in);
     for written in &boot.entry {
@@ -36,13 +36,17 @@ fn entry(written: &MenuEntry) -> Result<Entry, Error> {
     if title.is_empty() || title.len() > 70 || !title.chars().all(plain) {
         return Err(fault(name, "a title has at most 70 bytes, and no quotes, `$`, `\\` and braces"));
     }
+    // As words by themselves iPXE takes these for the end of a command, and whatever begins with `#` for a remark.
+    if title.split_whitespace().any(|word| ["&&", "||", ";"].contains(&word) || word.starts_with('#')) {
+        return Err(fault(name, "a title has no words `&&`, `||` and `;`, and none that begins with `#`"));
+    }
     if !arguments.chars().all(|c| plain(c) && !";&|<>#".contains(c)) {
         return Err(fault(name, "`arguments` has no quotes, `$`, `\\`, braces and `;&|<>#`"));
     }
     let files = [kernel, initrd, efi];
     let is_file = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
-    if !files.into_iter().flatten().all(|file| !file.is_empty() && file.chars().all(is_file)) {
-        return Err(fault(name, "names of files have letters, digits and `._/-`"));
+    if !files.into_iter().flatten().all(|file| !file.is_empty() && !file.ends_with('/') && file.chars().all(is_file)) {
+        return Err(fault(name, "names of files have letters, digits and `._/-`, and a file's own name at the end"));
     }
     let action = match (kernel.clone(), initrd.clone(), efi.clone()) {
         (Some(kernel), initrd, None) => Action::Linux { kernel, initrd, arguments: arguments.clone() },
@@ -79,8 +83,68 @@ fn menu(written: &Written, known: &[Entry]) -> Result<Menu, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::pxe::boot::{Boot as Usual, Config};
+    use crate::pxe::client::Client;
+    use crate::pxe::script::menu::{grub_menu, ipxe_menu, ipxe_start};
     use crate::stdx::mac::MacAddr;
+
+    /// All that a person can be told about the boot menus of `entry`, for iPXE and for GRUB.
+    fn scripts(entry: MenuEntry) -> Option<Vec<String>> {
+        let name = entry.name.clone();
+        let boot = Boot { entry: vec![entry], menu: vec![Written::default()], ..Boot::default() };
+        let menu = menus(&boot).ok()?.remove(0);
+        let (config, server) = (Config::default(), Ipv4Addr::new(10, 0, 0, 1));
+        let client = Client::from_ipxe(None, None, "x86_64", "efi");
+        let start = menu.chosen(&name, "", &client, &Usual::LocalDisk)?;
+        Some(vec![
+            ipxe_menu(&menu, &client, &Usual::LocalDisk, &config, server),
+            ipxe_start(&start, &client, &config, server),
+            grub_menu(&menu, &client, &Usual::LocalDisk, &config, server),
+        ])
+    }
+
+    /// The commands of a script, without the words of which they are made: what a title or an argument must not change.
+    fn skeleton(script: &str) -> Vec<String> {
+        let of_line = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_operator = |word: &&&str| ["&&", "||", ";"].contains(word) || word.starts_with('#');
+            let operators = words.iter().skip(1).filter(is_operator).count();
+            let signs = "\"'`$\\{}<>".chars().map(|sign| line.matches(sign).count().to_string());
+            let first = words.first().copied().unwrap_or_default();
+            format!("{first} {operators} {}", signs.collect::<Vec<_>>().join(" "))
+        };
+        script.lines().map(of_line).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_title_argument_or_file_breaks_out_of_a_script(
+            title in "[ -~\n\r\t\u{7f}-\u{ff}\u{2028}]{1,20}|[a-z&|;# ]{1,12}",
+            arguments in "[ -~\n\t]{0,20}|[a-z=,]{1,9}",
+            kernel in "[ -~\n]{1,12}|[a-z/.]{1,8}",
+            initrd in proptest::option::of("[!-~]{1,12}|[a-z/.]{1,8}"),
+        ) {
+            let entry = |title: &str, arguments: &str, kernel: &str, initrd: Option<&str>| MenuEntry {
+                name: "x".into(),
+                title: Some(title.to_owned()),
+                kernel: Some(kernel.to_owned()),
+                initrd: initrd.map(str::to_owned),
+                arguments: arguments.to_owned(),
+                efi: None,
+            };
+            if let Some(made) = scripts(entry(&title, &arguments, &kernel, initrd.as_deref())) {
+                let plain = scripts(entry("X", "x", "x", initrd.as_deref().map(|_| "x"))).unwrap();
+                for (made, plain) in made.iter().zip(&plain) {
+                    prop_assert_eq!(skeleton(made), skeleton(plain), "{}", made);
+                }
+            }
+        }
+    }
 
     fn read(text: &str) -> Result<Vec<Menu>, Error> {
         menus(&toml::from_str(text).unwrap())
@@ -108,7 +172,10 @@ mod tests {
             "[[entry]]\nname='a'\nefi='a.efi'\nkernel='k'",
             "[[entry]]\nname='deploy'\nefi='a.efi'",
             "[[entry]]\nname='a'\ntitle='x}'\nefi='a.efi'",
+            "[[entry]]\nname='a'\ntitle='a && reboot'\nefi='a.efi'",
+            "[[entry]]\nname='a'\ntitle='see #1'\nefi='a.efi'",
             "[[entry]]\nname='a'\nkernel='a b'",
+            "[[entry]]\nname='a'\nkernel='a'\ninitrd='a/'",
             "[[entry]]\nname='a'\nkernel='k'\narguments='a; reboot'",
             "[[entry]]\nname='a'\nkernel='k'\narguments=\"a\\nboot\"",
             "[[menu]]\ndefault='nothing'",

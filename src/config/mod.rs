@@ -4,7 +4,7 @@
 //! network's own DHCP server. `docs/reference/configuration.md` lists the keys and is held to [`written`] by a test.
 //! [`used::resolve`] is pure: interfaces are an argument. Absent: reading the environment, and any socket.
 
-mod menus;
+pub mod menus;
 mod scopes;
 pub mod used;
 pub mod written;

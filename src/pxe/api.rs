@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Path, Query, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -31,8 +31,9 @@ pub fn routes(netboot: Netboot) -> Table {
         .with_state(netboot)
 }
 
+/// What iPXE puts into the URL of its script.
 #[derive(Deserialize)]
-struct IpxeQuery {
+pub struct IpxeQuery {
     #[serde(default)]
     mac: String,
     #[serde(default)]
@@ -42,16 +43,30 @@ struct IpxeQuery {
     #[serde(default)]
     platform: String,
     /// What was chosen from the menu.
-    entry: Option<String>,
+    pub entry: Option<String>,
     #[serde(default)]
-    password: String,
+    pub password: String,
+}
+
+impl IpxeQuery {
+    /// The words after the question mark.
+    pub fn parse(query: &str) -> Option<IpxeQuery> {
+        let uri = Uri::try_from(format!("/?{query}")).ok()?;
+        Query::try_from_uri(&uri).ok().map(|Query(query)| query)
+    }
+
+    pub fn client(&self) -> Client {
+        Client::from_ipxe(self.mac.parse().ok(), Some(&self.uuid), &self.arch, &self.platform)
+    }
 }
 
 async fn ipxe(
     State(netboot): State<Netboot>,
     headers: HeaderMap,
-    Query(query): Query<IpxeQuery>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
+    let query = IpxeQuery::parse(&query.unwrap_or_default())
+        .ok_or_else(|| Problem::bad_request("a boot script is asked for by mac, uuid, arch and platform".to_owned()))?;
     let server = asked_address(&headers).unwrap_or(netboot.address);
     // A password is compared slowly on purpose.
     let text = match query.entry {
@@ -61,10 +76,11 @@ async fn ipxe(
     Ok(answer(Bytes::from(text), "text/plain; charset=utf-8"))
 }
 
-fn ipxe_script(netboot: &Netboot, query: &IpxeQuery, server: Ipv4Addr) -> String {
+/// What this iPXE is to do.
+pub fn ipxe_script(netboot: &Netboot, query: &IpxeQuery, server: Ipv4Addr) -> String {
     let Netboot { config, recorder, .. } = netboot;
-    let mac: Option<MacAddr> = query.mac.parse().ok();
-    let client = Client::from_ipxe(mac, Some(&query.uuid), &query.arch, &query.platform);
+    let client = query.client();
+    let mac = client.mac;
     let (boot, menu) = netboot.next(&client);
     let shown_mac = query.mac.escape_debug().to_string();
     tracing::info!(mac = shown_mac, firmware = %client.firmware, menu = menu.is_some(), "script: {boot:?}");
@@ -76,7 +92,11 @@ fn ipxe_script(netboot: &Netboot, query: &IpxeQuery, server: Ipv4Addr) -> String
         }
         (Some(menu), Some(name)) => match menu.chosen(name, &query.password, &client, &boot) {
             Some(start) => start,
-            None => return script::menu::ipxe_refused(&client, config, server),
+            None => {
+                tracing::warn!(mac = shown_mac, "boot menu: a wrong password, or no entry of its menu");
+                recorder.refused_choice(mac);
+                return script::menu::ipxe_refused(&client, config, server);
+            }
         },
     };
     note(recorder, mac, &start, query.entry.as_deref().unwrap_or_default());
@@ -92,7 +112,7 @@ fn note(recorder: &Recorder, mac: Option<MacAddr>, start: &Start, name: &str) {
     match start {
         Start::Boot(boot) => recorder.script(mac, boot),
         Start::Kernel { is_boot_environment: true, .. } => recorder.boot_environment(mac),
-        Start::Kernel { .. } | Start::Efi(_) => recorder.chose(mac, name),
+        Start::Kernel { .. } | Start::Efi(_) | Start::MemoryTest(_) => recorder.chose(mac, name),
     }
 }
 

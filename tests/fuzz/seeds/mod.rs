@@ -41,7 +41,7 @@ fn seeds(target: &str) -> Seeds {
         "store" => stores::seeds(),
         "tree" => trees::seeds(),
         "dhcp" | "tftp" | "devices" => packets::seeds(target),
-        "link" | "texts" => texts::seeds(target),
+        "link" | "texts" | "menu" => texts::seeds(target),
         "inventory" => machines::seeds(),
         other => unreachable!("{other} has no seeds"),
     }

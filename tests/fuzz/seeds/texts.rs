@@ -12,6 +12,7 @@ pub fn seeds(target: &str) -> Seeds {
             };
             MESSAGES.iter().enumerate().map(message).chain(behind(7, words("package", &PACKAGES))).collect()
         }
+        "menu" => [behind(0, words("query", &QUERIES)), behind(1, words("entry", &ENTRIES))].concat(),
         _ => {
             let versions = behind(1, words("versions", &VERSIONS));
             let answers = behind(3, words("answers", &ANSWERS));
@@ -23,6 +24,22 @@ pub fn seeds(target: &str) -> Seeds {
 fn words(name: &str, all: &[&str]) -> Seeds {
     all.iter().enumerate().map(|(index, text)| (format!("{name}-{index}"), text.as_bytes().to_vec())).collect()
 }
+
+/// Of the URL of a boot script, as iPXE fills it in.
+const QUERIES: [&str; 4] = [
+    "mac=52:54:00:aa:00:01&uuid=00112233-4455-6677-8899-aabbccddeeff&arch=i386&platform=pcbios",
+    "mac=52:54:00:aa:00:01&uuid=&arch=x86_64&platform=efi&entry=memory-test&password=sesame",
+    "mac=&uuid=&arch=arm64&platform=efi&entry=local-disk&password=%73esame%0a",
+    "mac=52:54:00:aa:00:01&uuid=&arch=i386&platform=efi&entry=shell&password=",
+];
+
+/// Of the configuration: title, arguments, kernel, initrd, EFI program.
+const ENTRIES: [&str; 4] = [
+    "Rescue system\0quiet rescue=1\0rescue/linux\0rescue/initrd.gz",
+    "UEFI shell\0\0\0\0shell.efi",
+    "a && reboot\0a; reboot\0k\0i/",
+    "a\" {\nreboot\n#\0$net_default_mac\0../k",
+];
 
 /// The documents of the guide and of the examples.
 fn sequences() -> Seeds {

@@ -10,6 +10,7 @@ mod documents;
 mod inventory;
 #[cfg(feature = "agent")]
 mod machine;
+mod menu;
 mod network;
 pub(crate) mod sectors;
 mod store;
@@ -59,6 +60,7 @@ pub(crate) const TARGETS: &[Target] = &[
     bytes("lzms", wim::lzms),
     bytes("dhcp", network::dhcp),
     bytes("tftp", network::tftp),
+    bytes("menu", |input| one_of(&[menu::query, menu::entry], input)),
     bytes("link", network::link),
     bytes("devices", devices::devices),
     bytes("texts", documents::texts),

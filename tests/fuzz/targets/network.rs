@@ -29,7 +29,7 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Bytes of the file that a TFTP session is about: some blocks of the usual size and a short one.
 const FILE_BYTES: usize = 5000;
 
-static NETBOOT: LazyLock<Netboot> = LazyLock::new(|| Netboot {
+pub(super) static NETBOOT: LazyLock<Netboot> = LazyLock::new(|| Netboot {
     directory: Arc::default(),
     config: Arc::default(),
     files: Arc::new(BootFiles::open(Path::new("/nonexistent")).expect("a folder that is not there has no files")),
