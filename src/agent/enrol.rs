@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 
 use crate::fleet::MachineId;
 use crate::fleet::identity::Identity;
-use crate::fleet::link::{CheckIn, CheckInReply, Stage};
+use crate::fleet::link::{CheckIn, CheckInReply, Stage, Trial};
 use crate::fleet::pairing;
 use crate::inventory::model::Hardware;
 use crate::link;
@@ -64,6 +64,7 @@ pub struct Applicant {
     pub identity: Identity,
     pub arrived_by: Option<MacAddr>,
     pub hardware: Hardware,
+    pub trial: Option<Trial>,
 }
 
 /// A machine that was let in.
@@ -107,6 +108,7 @@ pub fn ask(
         hardware: serde_json::to_value(&applicant.hardware).unwrap_or_default(),
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         code: code.map(str::to_owned),
+        trial: applicant.trial.clone(),
     };
     Ok(client.call(&message).map(|reply| match reply {
         CheckInReply::Approved { machine, name, certificate_pem, site_public_key, renew_in_seconds } => {

@@ -67,8 +67,13 @@ pub fn enrol(
     let authority = fetch_authority(&format!("{}/boot/authority.pem", plain.trim_end_matches('/')), site.authority)?;
     let client = Client::new(site.server, &authority, None)?;
     let hardware = hardware::collect(Path::new("/"));
-    let applicant =
-        Applicant { stage: Stage::InstalledSystem, identity: hardware.identity(), arrived_by: None, hardware };
+    let applicant = Applicant {
+        stage: Stage::InstalledSystem,
+        identity: hardware.identity(),
+        arrived_by: None,
+        hardware,
+        trial: None,
+    };
     let mut last = None;
     let enrolled = enrol::enrol(&client, MachineKey::make()?, &applicant, &mut |why, pause| {
         if last.as_ref() != Some(&why) {

@@ -171,8 +171,13 @@ impl Agent<'_> {
     fn enrol_again(&mut self) -> Result<bool, ServiceError> {
         let stranger = Client::new(&self.identity.server, &self.identity.authority_pem, None)?;
         let hardware = hardware::collect(Path::new("/"));
-        let applicant =
-            Applicant { stage: Stage::InstalledSystem, identity: hardware.identity(), arrived_by: None, hardware };
+        let applicant = Applicant {
+            stage: Stage::InstalledSystem,
+            identity: hardware.identity(),
+            arrived_by: None,
+            hardware,
+            trial: None,
+        };
         loop {
             let key = MachineKey::from_pem(&self.identity.key_pem)?;
             match enrol::ask(&stranger, &key, &applicant, None)? {

@@ -46,6 +46,10 @@ fn in_words(event: &Value) -> String {
     match text("event") {
         "asked" => format!("{} asked, told: {} ({})", text("stage"), text("told"), text("because")),
         "noticed" => text("what").to_owned(),
+        "tested" => {
+            let parts = event["parts"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            format!("the hardware test: {}", parts.collect::<Vec<_>>().join("; "))
+        }
         "checked-in" => "the boot environment has checked in".to_owned(),
         "refused" => format!("not answered: {}", text("why")),
         "address" => format!("took {} of {}", text("address"), text("server")),

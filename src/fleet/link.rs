@@ -44,6 +44,17 @@ pub struct CheckIn {
     /// A one-time enrolment code, as a person has typed it on the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// Where somebody chose the hardware test from the boot menu.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+}
+
+/// What a hardware test has found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub is_sound: bool,
+    /// A line for each part: its figures, or its fault.
+    pub parts: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -29,6 +30,9 @@ const OVMF32_VARS: &str = "/usr/share/OVMF/OVMF32_VARS_4M.fd";
 const ARM64_CODE: &str = "/usr/share/AAVMF/AAVMF_CODE.fd";
 const ARM64_VARS: &str = "/usr/share/AAVMF/AAVMF_VARS.fd";
 
+/// The key as a terminal sends it (ECMA-48 CUD); SeaBIOS and UEFI both know it.
+pub const ARROW_DOWN: &str = "\x1b[B";
+
 pub struct Machine {
     pub spec: MachineSpec,
     /// Its place in the lab, from 0: what its address, tap and identity are counted by.
@@ -38,6 +42,8 @@ pub struct Machine {
     console: Console,
     timeline: Timeline,
     process: Option<Child>,
+    /// Ends when QEMU has closed the serial port.
+    reader: Option<JoinHandle<()>>,
     /// What is typed on its serial port goes here.
     keyboard: Option<ChildStdin>,
     tpm: Option<Tpm>,
@@ -74,6 +80,7 @@ impl Machine {
             console,
             timeline: timeline.clone(),
             process: None,
+            reader: None,
             keyboard: None,
             tpm: None,
         })
@@ -94,13 +101,13 @@ impl Machine {
         self.tpm = self.spec.tpm.then(|| Tpm::start(&self.folder)).transpose()?;
         let mut process = command.spawn().map_err(Error::missing(program))?;
         self.console.close(false);
-        if let Some(serial) = process.stdout.take() {
+        self.reader = process.stdout.take().map(|serial| {
             let console = self.console.clone();
             std::thread::spawn(move || {
                 console.read_from(serial);
                 console.close(true);
-            });
-        }
+            })
+        });
         self.keyboard = process.stdin.take();
         self.process = Some(process);
         self.timeline.add(&self.spec.name, "power on");
@@ -109,10 +116,15 @@ impl Machine {
 
     /// Types a line on the serial port, and Enter.
     pub fn type_line(&mut self, line: &str) -> Result<(), Error> {
+        self.type_text(&format!("{line}\r"))
+    }
+
+    /// Types text on the serial port, which may hold [`ARROW_DOWN`].
+    pub fn type_text(&mut self, text: &str) -> Result<(), Error> {
         let Some(keyboard) = &mut self.keyboard else {
             return Err(Error::Ended { what: self.spec.name.clone(), last: "it is off".to_owned() });
         };
-        let typed = keyboard.write_all(format!("{line}\r").as_bytes()).and_then(|()| keyboard.flush());
+        let typed = keyboard.write_all(text.as_bytes()).and_then(|()| keyboard.flush());
         typed.map_err(Error::file(self.folder.join("serial port")))
     }
 
@@ -121,6 +133,8 @@ impl Machine {
         let Some(mut process) = self.process.take() else { return };
         let _ = process.kill();
         let _ = process.wait();
+        // Or its last words would be taken for those of the next time.
+        let _ = self.reader.take().map(JoinHandle::join);
         (self.keyboard, self.tpm) = (None, None);
         self.timeline.add(&self.spec.name, "power off");
     }
@@ -285,7 +299,7 @@ pub fn try_kernel(boot: &Path, words: &str, accelerator: Accelerator, limit: Dur
     let seen = console.wait_for(super::console::Mark::default(), words, limit);
     let _ = process.kill();
     let _ = process.wait();
-    let _ = reader.map(std::thread::JoinHandle::join);
+    let _ = reader.map(JoinHandle::join);
     seen.map(|_| start.elapsed())
 }
 

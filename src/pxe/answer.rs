@@ -9,16 +9,11 @@ use crate::dhcp::request::Request;
 use crate::dhcp::server::Notice;
 use crate::dhcp::survey::is_survey;
 use crate::pxe::boot::{Boot, Config, because, decide};
-use crate::pxe::client::{Client, Firmware, Stage, Transport};
+use crate::pxe::client::{Client, Stage, Transport};
 use crate::pxe::names::Netboot;
+use crate::pxe::quirks;
 use crate::pxe::script;
 use crate::stdx::mac::MacAddr;
-
-/// PXE_DISCOVERY_CONTROL (sub-option 6) with bit 3: do not look for boot servers, load the file of this offer; then END.
-/// Without it a BIOS waits for a prompt time-out and for multicast discovery.
-const LOAD_THIS_FILE: [u8; 4] = [6, 1, 8, 255];
-/// iPXE sub-option 176, `no-pxedhcp`: do not wait for a proxy. Spares 3 seconds.
-const NO_PROXY: [u8; 4] = [176, 1, 1, 255];
 
 /// What the DHCP sockets ask for each client: reads the directory, never the database.
 pub fn answer(netboot: Netboot) -> Arc<BootAnswer> {
@@ -77,37 +72,35 @@ fn boot_part(
     match client.transport {
         // UEFI 2.10 section 24.7.2.2: the offer counts as one for HTTP Boot only with this class.
         Transport::Http => part.options.push((code::VENDOR_CLASS, b"HTTPClient".to_vec())),
-        Transport::Tftp if role != Role::Server => pxe_options(client, request, &mut part),
+        Transport::Tftp if quirks::edk2_goes_to_port_4011(role) => pxe_options(client, request, &mut part),
         Transport::Tftp => server_options(client, request, &mut part, server),
     }
     Some(part)
 }
 
-/// A proxy is recognised by its class. A BIOS is told to load the file at once. UEFI is not: EDK2 and what is made of it
-/// ignore some offers that bypass discovery, but all of them take an offer without option 43 to port 4011 and load what
-/// that answers.
+/// A proxy is recognised by its class. A BIOS is told to load the file at once; UEFI comes to port 4011 and loads what that
+/// answers.
 fn pxe_options(client: &Client, request: &Request, part: &mut BootPart) {
     part.options.push((code::VENDOR_CLASS, b"PXEClient".to_vec()));
-    if client.firmware == Firmware::Bios && client.stage == Stage::Firmware {
-        part.options.push((code::VENDOR_SPECIFIC, LOAD_THIS_FILE.to_vec()));
+    if client.stage == Stage::Firmware && !quirks::edk2_stumbles_over_discovery_control(client.firmware) {
+        part.options.push((code::VENDOR_SPECIFIC, quirks::BIOS_LOADS_AT_ONCE.to_vec()));
     }
     if let Some(machine) = request.options().value(code::CLIENT_MACHINE) {
         part.options.push((code::CLIENT_MACHINE, machine.to_vec())); // PXE 2.1 table 2-3: returned as it came
     }
 }
 
-/// With addresses from us there is nothing to negotiate: no class, or EDK2 would go to port 4011 after all. Firmware that
-/// asks for options 66 and 67 by name prefers them to the header.
+/// With addresses from us there is nothing to negotiate.
 fn server_options(client: &Client, request: &Request, part: &mut BootPart, server: Ipv4Addr) {
     if client.stage == Stage::Ipxe {
-        part.options.push((code::IPXE, NO_PROXY.to_vec()));
+        part.options.push((code::IPXE, quirks::IPXE_NO_PROXY.to_vec()));
         return;
     }
     let asked = request.options().value(code::PARAMETER_LIST).unwrap_or_default();
-    if asked.contains(&code::TFTP_SERVER_NAME) {
+    if quirks::lists(asked, code::TFTP_SERVER_NAME) {
         part.options.push((code::TFTP_SERVER_NAME, server.to_string().into_bytes()));
     }
-    if asked.contains(&code::BOOT_FILE_NAME) {
+    if quirks::lists(asked, code::BOOT_FILE_NAME) {
         part.options.push((code::BOOT_FILE_NAME, part.file.clone().into_bytes()));
     }
 }
@@ -137,7 +130,7 @@ mod tests {
     fn a_bios_beside_another_server_loads_the_file_of_the_offer_at_once() {
         let part = part(Role::Proxy, &[(60, b"PXEClient:Arch:00000:UNDI:002001"), (97, &[0; 17])]).unwrap();
         assert_eq!((part.file.as_str(), part.next_server), ("undionly.kpxe", Some(SERVER)));
-        assert_eq!(option(&part, 43), Some(&LOAD_THIS_FILE[..]));
+        assert_eq!(option(&part, 43), Some(&quirks::BIOS_LOADS_AT_ONCE[..]));
         assert_eq!(option(&part, 60), Some(&b"PXEClient"[..]));
         assert_eq!(option(&part, 97), Some(&[0; 17][..]));
     }
@@ -163,7 +156,7 @@ mod tests {
     fn ipxe_is_sent_to_its_script_and_spared_the_wait_for_a_proxy() {
         let from_server = part(Role::Server, &[(60, b"PXEClient"), (77, b"iPXE"), (175, &[])]).unwrap();
         assert!(from_server.file.starts_with("http://10.0.0.1/boot/ipxe?"), "{}", from_server.file);
-        assert_eq!(option(&from_server, 175), Some(&NO_PROXY[..]));
+        assert_eq!(option(&from_server, 175), Some(&quirks::IPXE_NO_PROXY[..]));
         let from_proxy = part(Role::Proxy, &[(60, b"PXEClient"), (77, b"iPXE"), (175, &[])]).unwrap();
         assert_eq!((&from_proxy.file, option(&from_proxy, 175)), (&from_server.file, None));
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::dhcp::packet::{Options, code};
 use crate::dhcp::request::Request;
 use crate::pxe::boot::Past;
+use crate::pxe::quirks;
 use crate::stdx::hex;
 use crate::stdx::mac::MacAddr;
 
@@ -65,7 +66,7 @@ impl Client {
     pub fn from_dhcp(request: &Request) -> Option<Client> {
         let options = request.options();
         let vendor_class = options.text(code::VENDOR_CLASS).unwrap_or_default();
-        let ipxe = is_ipxe(options);
+        let ipxe = quirks::is_ipxe(options);
         let transport = match () {
             () if vendor_class.starts_with("HTTPClient") => Transport::Http,
             () if vendor_class.starts_with("PXEClient") || ipxe => Transport::Tftp,
@@ -117,13 +118,12 @@ impl Client {
 }
 
 impl Firmware {
-    /// RFC 4578 section 2.1 and the IANA registry that continues it. 9 is EBC by the registry and x64 in what Apple,
-    /// Dell and others shipped before erratum 2 of that RFC; nobody ships EBC firmware.
+    /// RFC 4578 section 2.1 and the IANA registry that continues it.
     fn from_code(code: u16) -> Firmware {
         match code {
             0 | 20 => Firmware::Bios,
             6 | 15 => Firmware::UefiIa32,
-            7 | 9 | 16 | 17 => Firmware::UefiX64,
+            7 | quirks::X64_BEFORE_THE_ERRATUM | 16 | 17 => Firmware::UefiX64,
             11 | 19 => Firmware::UefiArm64,
             other => Firmware::Other(other),
         }
@@ -153,21 +153,12 @@ fn firmware(options: &Options, vendor_class: &str) -> Firmware {
     known.unwrap_or(codes.first().map_or(Firmware::Bios, |code| Firmware::Other(*code)))
 }
 
-/// iPXE says `iPXE` in option 77, as plain text or with a length before it (RFC 3004), and always sends option 175.
-fn is_ipxe(options: &Options) -> bool {
-    let user_class = options.value(code::USER_CLASS).unwrap_or_default();
-    options.value(code::IPXE).is_some() || user_class.windows(4).any(|window| window == b"iPXE")
-}
-
-/// Option 97: type 0 and 16 bytes. Firmware copies them out of SMBIOS, where the first three fields are little-endian;
-/// iPXE turns them into network order first (`uuid_mangle` in its SMBIOS settings).
+/// Option 97: type 0 and 16 bytes.
 fn uuid(value: &[u8], stage: Stage) -> Option<String> {
     let [0, bytes @ ..] = value else { return None };
     let mut bytes = <[u8; 16]>::try_from(bytes).ok()?;
     if stage == Stage::Firmware {
-        bytes[..4].reverse();
-        bytes[4..6].reverse();
-        bytes[6..8].reverse();
+        quirks::firmware_sends_uuid_as_smbios_has_it(&mut bytes);
     }
     let digits = hex::emit(&bytes);
     let parts = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];

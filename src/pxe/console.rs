@@ -76,6 +76,7 @@ fn event_row(entry: &Entry) -> Markup {
 fn in_words(event: &Event) -> String {
     match event {
         Event::Noticed { what } => what.clone(),
+        Event::Tested { parts, .. } => format!("the hardware test: {}", parts.join("; ")),
         Event::CheckedIn => "the boot environment has checked in".to_owned(),
         Event::Asked { stage, told, because } => {
             let stage = serde_json::to_value(stage).unwrap_or_default();

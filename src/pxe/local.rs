@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use crate::pxe::quirks;
+
 /// A folder deeper than this holds no boot files (`grub/x86_64-efi/command.lst` is the deepest there is).
 const DEPTH_MAX: usize = 3;
 /// More than any boot environment with all its firmware files needs; a larger folder is a mistake.
@@ -59,13 +61,12 @@ impl BootFiles {
         Ok(files)
     }
 
-    /// The file of this name. Leading slashes are ignored (GRUB and shim send one or two) and backslashes are slashes
-    /// (some firmware); any other name than those in the table is unknown.
+    /// The file of this name, with slashes or backslashes; any other name than those in the table is unknown.
     pub fn content(&self, name: &str) -> Option<Content> {
         if let Err(error) = self.refresh() {
             tracing::error!("{}", crate::stdx::hint::chain(&error));
         }
-        let name = name.trim_start_matches(['/', '\\']).replace('\\', "/");
+        let name = quirks::without_slashes_before(name).replace('\\', "/");
         self.table.read().unwrap_or_else(PoisonError::into_inner).files.get(&name).cloned()
     }
 

@@ -83,6 +83,8 @@ pub enum Start {
         is_boot_environment: bool,
     },
     Efi(String),
+    /// Memtest86+, a kernel to BIOS and a program to UEFI. It is told of the serial port that is configured for consoles.
+    MemoryTest(&'static str),
 }
 
 /// The menu of this machine: its own, that of a collection, everybody's.
@@ -138,14 +140,9 @@ impl Action {
             Action::HardwareTest => environment(TEST_HARDWARE),
             Action::LocalDisk => Some(Start::Boot(Boot::LocalDisk)),
             Action::MemoryTest => match client.firmware {
-                Firmware::Bios => Some(Start::Kernel {
-                    kernel: "memtest.bin".to_owned(),
-                    initrd: None,
-                    arguments: String::new(),
-                    is_boot_environment: false,
-                }),
-                Firmware::UefiX64 => Some(Start::Efi("memtest.efi".to_owned())),
-                Firmware::UefiIa32 => Some(Start::Efi("memtest-ia32.efi".to_owned())),
+                Firmware::Bios => Some(Start::MemoryTest("memtest.bin")),
+                Firmware::UefiX64 => Some(Start::MemoryTest("memtest.efi")),
+                Firmware::UefiIa32 => Some(Start::MemoryTest("memtest-ia32.efi")),
                 Firmware::UefiArm64 | Firmware::Other(_) => None,
             },
             Action::Linux { kernel, initrd, arguments } => Some(Start::Kernel {
@@ -190,7 +187,7 @@ mod tests {
         assert_eq!(chosen("continue", ""), Some(Start::Boot(Boot::LocalDisk)));
         assert_eq!(chosen("memory-test", ""), None);
         assert_eq!(chosen("memory-test", "wrong"), None);
-        assert_eq!(chosen("memory-test", "sesame"), Some(Start::Efi("memtest.efi".into())));
+        assert_eq!(chosen("memory-test", "sesame"), Some(Start::MemoryTest("memtest.efi")));
         assert_eq!(chosen("no-such", "sesame"), None);
     }
 

@@ -3,6 +3,7 @@
 //! The promise: who has read [`boot::decide`] has read the product's netboot. Everything else turns packets and URLs
 //! into its input ([`client`]) or its output into DHCP fields ([`answer`]) and into iPXE and GRUB scripts ([`script`]), or lets
 //! a person choose first ([`menu`]).
+//! Where firmware has a will of its own, the item for it is in [`quirks`].
 //! Names that clients ask for are looked up in a table in memory ([`local`]); no path is ever made from them.
 //!
 //! MAC addresses and UUIDs are hints: what they lead to is public (the boot environment, the local disk), and no secret is
@@ -20,6 +21,7 @@ pub mod local;
 pub mod menu;
 pub mod names;
 pub mod password;
+pub mod quirks;
 pub mod recorder;
 pub mod script;
 pub mod tftp;

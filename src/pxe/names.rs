@@ -8,6 +8,7 @@ use crate::pxe::boot::{Boot, Config, decide};
 use crate::pxe::client::{Client, Transport};
 use crate::pxe::local::{BootFiles, Content};
 use crate::pxe::menu::{Menu, menu_for};
+use crate::pxe::quirks;
 use crate::pxe::recorder::{Ended, Recorder};
 use crate::pxe::script;
 use crate::pxe::tftp::socket::Library;
@@ -40,12 +41,11 @@ enum Name<'a> {
 }
 
 impl<'a> Name<'a> {
-    /// GRUB 2.12 tries `grub.cfg-01-MAC` and eight parts of its address before `grub.cfg`; the first is answered.
     fn parse(name: &'a str) -> Name<'a> {
-        let name = name.trim_start_matches(['/', '\\']);
+        let name = quirks::without_slashes_before(name);
         match name {
-            "autoexec.ipxe" => return Name::Autoexec,
-            name if name == "grub/grub.cfg" || name.starts_with("grub/grub.cfg-") => return Name::GrubStart,
+            quirks::IPXE_AUTOEXEC => return Name::Autoexec,
+            name if quirks::is_grub_start(name) => return Name::GrubStart,
             _ => {}
         }
         let machine = name.strip_prefix("grub/machine/").and_then(|rest| rest.strip_suffix(".cfg")?.split_once('/'));
@@ -115,7 +115,7 @@ impl Library for Netboot {
 
 /// A name as the record has it, whichever way it was asked for.
 pub fn shown(name: &str) -> &str {
-    let name = name.trim_start_matches(['/', '\\']);
+    let name = quirks::without_slashes_before(name);
     name.strip_prefix("boot/files/").unwrap_or(name)
 }
 

@@ -9,14 +9,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use crate::fleet::link::Trial;
 use crate::pxe::boot::{Boot, Past};
 use crate::pxe::client::{Client, Stage, Transport};
+use crate::pxe::quirks;
 use crate::stdx::mac::MacAddr;
 use crate::stdx::time::{Clock, Timestamp};
 
 const MACHINES_MAX: usize = 1024;
 const BOOTS_MAX: usize = 8;
 const EVENTS_MAX: usize = 64;
+/// Of a hardware test: its memory and processors, and each disk.
+const PARTS_MAX: usize = 32;
+const PART_CHARACTERS_MAX: usize = 400;
 /// Addresses that are known to be a machine's: two for each on average, as firmware and iPXE may take different ones.
 const ADDRESSES_MAX: usize = 2 * MACHINES_MAX;
 /// Firmware that repeats its request within this time is still at the same boot.
@@ -41,6 +46,11 @@ pub enum Event {
     /// What the DHCP server met on the way: no address left, an address in use.
     Noticed {
         what: String,
+    },
+    /// The hardware test of its boot menu.
+    Tested {
+        is_sound: bool,
+        parts: Vec<String>,
     },
     /// The boot environment has spoken to the appliance.
     CheckedIn,
@@ -179,6 +189,14 @@ impl Recorder {
         }
     }
 
+    /// What the hardware test found that the machine with one of these cards was asked for at its menu.
+    pub fn tested(&self, macs: &[MacAddr], trial: &Trial) {
+        let plain = |part: &String| part.chars().filter(|c| !c.is_control()).take(PART_CHARACTERS_MAX).collect();
+        let parts = trial.parts.iter().take(PARTS_MAX).map(plain).collect();
+        let event = Event::Tested { is_sound: trial.is_sound, parts };
+        macs.iter().for_each(|mac| self.add(Some(*mac), event.clone()));
+    }
+
     /// A client took `address` from `server`.
     pub fn took(&self, mac: MacAddr, server: Ipv4Addr, address: Ipv4Addr) {
         let now = self.clock.now();
@@ -208,10 +226,19 @@ impl Recorder {
         self.told(mac, format!("{FROM_MENU}{name}"));
     }
 
+    /// Somebody has chosen what the menu's password guards, without the password.
+    pub fn refused_choice(&self, mac: Option<MacAddr>) {
+        self.add(mac, Event::Noticed { what: WRONG_PASSWORD.to_owned() });
+    }
+
     fn told(&self, mac: Option<MacAddr>, told: String) {
+        self.add(mac, Event::Script { told });
+    }
+
+    fn add(&self, mac: Option<MacAddr>, event: Event) {
         if let Some(mac) = mac {
             let now = self.clock.now();
-            self.machines().push(mac, now, Event::Script { told });
+            self.machines().push(mac, now, event);
         }
     }
 
@@ -295,7 +322,7 @@ impl Machines {
     fn push(&mut self, mac: MacAddr, at: Timestamp, event: Event) {
         let Some(record) = self.boots.get_mut(&mac).and_then(VecDeque::back_mut) else { return };
         let repeated = match event {
-            Event::CheckedIn => record.events.iter().any(|known| known.event == event),
+            Event::CheckedIn | Event::Tested { .. } => record.events.iter().any(|known| known.event == event),
             _ => record.events.last().is_some_and(|last| last.event == event),
         };
         if !repeated && record.events.len() < EVENTS_MAX {
@@ -305,20 +332,24 @@ impl Machines {
 }
 
 /// Whether this request is the first of a new boot: none is known, the firmware starts anew after its boot program was
-/// asked for, or the last one is long ago.
+/// asked for, an iPXE that is the card's own firmware starts anew after its script, or the last one is long ago.
 fn begins_boot(last: Option<&Record>, client: &Client, now: Timestamp) -> bool {
     let Some(entry) = last.and_then(|record| record.events.last()) else { return true };
     let old = now.since(entry.at) > SAME_BOOT_SECONDS as u64 * 1000;
-    let past_firmware = matches!(&entry.event, Event::Script { .. } | Event::File { .. } | Event::CheckedIn)
-        || matches!(&entry.event, Event::Asked { stage, .. } if *stage != Stage::Firmware);
+    let past_firmware =
+        matches!(&entry.event, Event::Script { .. } | Event::File { .. } | Event::Tested { .. } | Event::CheckedIn)
+            || matches!(&entry.event, Event::Asked { stage, .. } if *stage != Stage::Firmware);
     let other_way = last.is_some_and(|record| record.transport != client.transport) && client.stage == Stage::Firmware;
-    old || other_way || (client.stage == Stage::Firmware && past_firmware)
+    let has_script = |record: &Record| record.events.iter().any(|entry| matches!(entry.event, Event::Script { .. }));
+    let ipxe_anew = client.stage == Stage::Ipxe && last.is_some_and(has_script);
+    old || other_way || ipxe_anew || (client.stage == Stage::Firmware && past_firmware)
 }
 
 const OWN_DISK: &str = "its own disk";
 const BOOT_ENVIRONMENT: &str = "the boot environment";
 const MENU: &str = "its menu";
 const FROM_MENU: &str = "from its menu: ";
+const WRONG_PASSWORD: &str = "a wrong password was typed at its menu";
 
 fn in_words(boot: &Boot) -> String {
     match boot {
@@ -333,9 +364,8 @@ fn in_words(boot: &Boot) -> String {
 /// It loaded iPXE whole, was silent long enough to have started it, and iPXE never spoke.
 fn unsigned_did_not_start(record: &Record, now: Timestamp) -> bool {
     let story = Story::of(record);
-    let unsigned = |name: &str| name == "snponly.efi" || name == "ipxe-arm64.efi";
     match story.last_file {
-        Some((name, Ended::Complete { .. })) if unsigned(name) => {
+        Some((name, Ended::Complete { .. })) if quirks::uefi_may_refuse(name) => {
             !story.beyond_firmware && record.events.last().is_some_and(|entry| now.since(entry.at) > 2000)
         }
         _ => false,
@@ -352,6 +382,7 @@ struct Story<'a> {
     /// What the DHCP server met last, when nothing came after it.
     noticed: Option<&'a str>,
     checked_in: bool,
+    is_sound: Option<bool>,
     /// iPXE or GRUB was heard of.
     beyond_firmware: bool,
     ipxe: bool,
@@ -367,6 +398,7 @@ impl<'a> Story<'a> {
             script: None,
             noticed: None,
             checked_in: false,
+            is_sound: None,
             beyond_firmware: false,
             ipxe: false,
         };
@@ -377,6 +409,7 @@ impl<'a> Story<'a> {
             match &entry.event {
                 Event::Noticed { what } => story.noticed = Some(what),
                 Event::CheckedIn => story.checked_in = true,
+                Event::Tested { is_sound, .. } => story.is_sound = Some(*is_sound),
                 Event::Asked { stage, told, .. } => {
                     story.ipxe |= *stage == Stage::Ipxe;
                     story.told = Some(told);
@@ -384,10 +417,9 @@ impl<'a> Story<'a> {
                 Event::Refused { why } => story.refused = Some(why),
                 Event::Address { server, address } => story.took = Some((*server, *address)),
                 Event::Script { told } => story.script = Some(told),
-                // shim and GRUB probe for files that need not exist.
-                Event::File { name, ended: Ended::Missing, .. } if is_optional(name) => {}
+                Event::File { name, ended: Ended::Missing, .. } if quirks::is_probe(name) => {}
                 Event::File { name, ended, .. } => {
-                    story.ipxe |= name == "autoexec.ipxe";
+                    story.ipxe |= name == quirks::IPXE_AUTOEXEC;
                     story.last_file = Some((name, ended));
                 }
             }
@@ -398,13 +430,6 @@ impl<'a> Story<'a> {
     }
 }
 
-fn is_optional(name: &str) -> bool {
-    name.ends_with(".lst")
-        || name.starts_with("revocations")
-        || name.starts_with("shim_certificate")
-        || name == "autoexec.ipxe"
-}
-
 /// What became of a boot, in a sentence for whoever stands before the machine.
 pub fn explain(record: &Record, now: Timestamp) -> String {
     let story = Story::of(record);
@@ -413,7 +438,15 @@ pub fn explain(record: &Record, now: Timestamp) -> String {
         return format!("not answered: {why}");
     }
     if story.checked_in {
-        return format!("it loaded all of {} and has checked in", story.script.unwrap_or("the boot environment"));
+        let tested = match story.is_sound {
+            None => "",
+            Some(true) => "; its hardware test has found nothing wrong",
+            Some(false) => "; its hardware test has found faults",
+        };
+        return format!(
+            "it loaded all of {} and has checked in{tested}",
+            story.script.unwrap_or("the boot environment")
+        );
     }
     let fault = match story.noticed {
         Some(what) => what.to_owned(),

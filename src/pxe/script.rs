@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use crate::pxe::boot::{Boot, Config};
 use crate::pxe::client::{Client, Firmware};
+use crate::pxe::quirks;
 use crate::stdx::mac::MacAddr;
 
 pub mod menu;
@@ -22,8 +23,7 @@ pub fn url(config: &Config, server: Ipv4Addr, mac: Option<MacAddr>) -> String {
     format!("{base}/boot/ipxe?mac={mac}&uuid=${{uuid}}&arch=${{buildarch}}&platform=${{platform}}")
 }
 
-/// `autoexec.ipxe` at the root of TFTP: iPXE that was loaded by TFTP under UEFI runs it before anything else, which spares
-/// the banner and a second round of DHCP with its wait for proxies.
+/// What iPXE runs before anything else ([`quirks::IPXE_AUTOEXEC`]), at the root of TFTP.
 pub fn autoexec(config: &Config, server: Ipv4Addr) -> String {
     let url = url(config, server, None);
     format!(
@@ -58,20 +58,13 @@ boot || goto failed"
                 ),
             )
         }
-        Boot::LocalDisk if client.firmware == Firmware::Bios => retried(
-            "start from the first disk",
-            "echo Remint: nothing to do, starting from the local disk
-sanboot --no-describe --drive 0x80 || goto failed",
-        ),
-        // `exit` under UEFI leads to the firmware's setup, not to the next boot option; local.efi finds the disk's loader.
-        Boot::LocalDisk => retried(
-            "find a boot loader on a disk",
-            &format!(
-                "echo Remint: nothing to do, starting from the local disk
-chain --autofree {base}/{local} || goto failed",
-                local = if client.firmware == Firmware::UefiArm64 { "local-arm64.efi" } else { "local.efi" },
-            ),
-        ),
+        Boot::LocalDisk => {
+            let (what, step) = match quirks::uefi_needs_local_loader(client.firmware) {
+                None => ("start from the first disk", "sanboot --no-describe --drive 0x80".to_owned()),
+                Some(loader) => ("find a boot loader on a disk", format!("chain --autofree {base}/{loader}")),
+            };
+            retried(what, &format!("echo Remint: nothing to do, starting from the local disk\n{step} || goto failed"))
+        }
         Boot::Nothing(why) => format!("#!ipxe\necho Remint: {why}\nsleep 5\nexit 1\n"),
         Boot::Program(_) | Boot::Script => format!("#!ipxe\nchain {}\n", url(config, server, client.mac)),
     }
@@ -120,7 +113,8 @@ fn grub_kernel(kernel: &str, initrd: Option<&str>, arguments: &str) -> String {
         Some(initrd) => format!("    if initrd /boot/files/{initrd}; then\n      boot\n    fi\n"),
         None => "    boot\n".to_owned(),
     };
-    format!("  if linux /boot/files/{kernel} {arguments}; then\n{start}  fi\n")
+    let words = format!("{kernel} {arguments}");
+    format!("  if linux /boot/files/{}; then\n{start}  fi\n", words.trim_end())
 }
 
 /// The loaders of a disk, the removable-media path first because every installer of ours writes it.

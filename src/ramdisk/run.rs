@@ -14,7 +14,7 @@ use super::{clock, init, network, trial};
 use crate::agent::enrol::{self, Applicant, Enrolled, KeyError, MachineKey, Waiting};
 use crate::agent::renewal::Renewal;
 use crate::agent::state::Identity;
-use crate::fleet::link::Stage;
+use crate::fleet::link::{Stage, Trial};
 use crate::inventory::hardware;
 use crate::link;
 use crate::link::client::{Client, fetch_authority, patiently};
@@ -42,11 +42,9 @@ pub fn main() -> Ending {
     terminal.show(Event::Server(arguments.server.clone()));
     let hardware = hardware::collect(Path::new("/"));
     terminal.show(Event::Machine(hardware::describe(&hardware)));
-    if arguments.test_hardware {
-        trial::run(&terminal);
-    }
+    let trial = arguments.test_hardware.then(|| trial::run(&terminal));
     let (card, _) = network::connect(&terminal, arguments.mac, || plug.plug());
-    let ending = work(&terminal, &arguments, card.mac).unwrap_or_else(|error| {
+    let ending = work(&terminal, &arguments, card.mac, trial).unwrap_or_else(|error| {
         terminal
             .trouble(chain(error.as_ref()), Some("press Enter to restart the machine; it restarts by itself".into()));
         terminal.wait_for_enter(READING_TIME);
@@ -58,9 +56,9 @@ pub fn main() -> Ending {
 
 type Failure = Box<dyn std::error::Error>;
 
-fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr) -> Result<Ending, Failure> {
+fn work(terminal: &Terminal, arguments: &Arguments, card: MacAddr, trial: Option<Trial>) -> Result<Ending, Failure> {
     let authority_pem = authority(terminal, arguments)?;
-    let enrolled = check_in(terminal, &Client::new(&arguments.server, &authority_pem, None)?, card)?;
+    let enrolled = check_in(terminal, &Client::new(&arguments.server, &authority_pem, None)?, card, trial)?;
     let client = Client::new(&arguments.server, &authority_pem, Some(&enrolled.credentials))?;
     let identity = Identity::new(&arguments.server, &authority_pem, &enrolled, SystemClock.now());
     let _renewal = Renewal::start(client.clone(), identity.clone(), |_| ());
@@ -97,11 +95,11 @@ fn authority(terminal: &Terminal, arguments: &Arguments) -> Result<String, link:
     Ok(pem)
 }
 
-fn check_in(terminal: &Terminal, client: &Client, card: MacAddr) -> Result<Enrolled, KeyError> {
+fn check_in(terminal: &Terminal, client: &Client, card: MacAddr, trial: Option<Trial>) -> Result<Enrolled, KeyError> {
     terminal.activity("Checking in");
     let hardware = hardware::collect(Path::new("/"));
-    let applicant =
-        Applicant { stage: Stage::BootEnvironment, identity: hardware.identity(), arrived_by: Some(card), hardware };
+    let identity = hardware.identity();
+    let applicant = Applicant { stage: Stage::BootEnvironment, identity, arrived_by: Some(card), hardware, trial };
     let enrolled = enrol::enrol(client, MachineKey::make()?, &applicant, &mut |waiting, pause| {
         show_waiting(terminal, waiting);
         terminal.wait_for_enter(pause);

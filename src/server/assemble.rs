@@ -221,6 +221,9 @@ fn record_arrival(recorder: &Arc<Recorder>) -> Box<dyn Fn(&CheckIn) + Send + Syn
         if check_in.stage == Stage::BootEnvironment {
             let arrived_by = check_in.arrived_by.iter();
             let macs: Vec<_> = check_in.identity.macs.iter().chain(arrived_by).copied().collect();
+            if let Some(trial) = &check_in.trial {
+                recorder.tested(&macs, trial);
+            }
             recorder.checked_in(&macs);
         }
     })

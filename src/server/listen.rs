@@ -26,6 +26,7 @@ use tower::ServiceExt;
 
 use super::appliance::Error;
 use crate::api::{LocalCaller, PeerCertificate};
+use crate::pxe::quirks;
 use crate::stdx::owner::adopt;
 
 /// Connections at once on each listener; more wait in the kernel's queue.
@@ -183,8 +184,7 @@ async fn converse<S>(
     let mut builder = Builder::new(TokioExecutor::new());
     let mut http1 = builder.http1();
     http1.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEAD_SECONDS));
-    // GRUB 2.12 compares names of headers by case: without `Content-Length` in this spelling each file is empty to it.
-    http1.title_case_headers(true);
+    http1.title_case_headers(quirks::GRUB_NEEDS_TITLE_CASE);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -88,8 +88,13 @@ impl Bench {
     fn enrol(&self) -> PathBuf {
         let path = self.folder.path().join("agent");
         let hardware = hardware::collect(Path::new("/"));
-        let applicant =
-            Applicant { stage: Stage::InstalledSystem, identity: hardware.identity(), arrived_by: None, hardware };
+        let applicant = Applicant {
+            stage: Stage::InstalledSystem,
+            identity: hardware.identity(),
+            arrived_by: None,
+            hardware,
+            trial: None,
+        };
         let stranger = Client::new(&self.server(), &self.authority(), None).unwrap();
         let key = MachineKey::make().unwrap();
         let code = key.pairing_code();

@@ -54,6 +54,7 @@ impl Api {
             hardware: Value::Null,
             agent: String::new(),
             code: None,
+            trial: None,
         };
         assembly.fleet.check_in(&check_in, b"key", None).unwrap();
         let machine = assembly.fleet.machines().unwrap().remove(0);

@@ -33,6 +33,7 @@ fn five_hundred_machines_are_on_a_page_and_it_is_told_what_that_takes() {
             hardware: Value::Null,
             agent: String::new(),
             code: None,
+            trial: None,
         };
         assembly.fleet.check_in(&check_in, format!("key {number}").as_bytes(), None).unwrap();
     }

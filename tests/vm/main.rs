@@ -15,6 +15,7 @@ mod enrolment;
 mod failures;
 mod inventory;
 mod matrix;
+mod menu;
 #[path = "../suite/trees/ntfs.rs"]
 mod ntfs;
 mod secrets;
@@ -36,6 +37,7 @@ pub(crate) type Test = (&'static str, fn(&Bench));
 const TESTS: &[&[Test]] = &[
     whole_path::TESTS,
     matrix::TESTS,
+    menu::TESTS,
     failures::TESTS,
     sequences::TESTS,
     trees::TESTS,

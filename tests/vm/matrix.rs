@@ -23,8 +23,8 @@ const GROUPS: [&[Firmware]; 3] = [
     &[Firmware::UefiHttp, Firmware::UefiHttpSecureBoot],
 ];
 
-/// With a password, which nobody is asked for where the default is taken.
-const MENU: &str = "[[boot.menu]]\nseconds = 1\npassword = \"grub.pbkdf2.sha512.1000.6F3B873011F0EFD93E6EBD01373CAADBDA31E134AA0BF96FE063AD744DB1CF305A90E1F2FDC75F0B231A79D7A62CACF75981E7624428F06FF48BE55946153C65.0A848EFBAE92AC205D7B3017A2FBCFB8F2122C8BB5A6E2EA195C1C1D08062F271ABF48FED1CB9D507BD7EDCFBA4E2696AE948E57249E1B4AB15487BBC26B764F\"\n";
+/// Made by `grub-mkpasswd-pbkdf2 -c 1000` of `sesame`.
+pub(crate) const SESAME: &str = "grub.pbkdf2.sha512.1000.6F3B873011F0EFD93E6EBD01373CAADBDA31E134AA0BF96FE063AD744DB1CF305A90E1F2FDC75F0B231A79D7A62CACF75981E7624428F06FF48BE55946153C65.0A848EFBAE92AC205D7B3017A2FBCFB8F2122C8BB5A6E2EA195C1C1D08062F271ABF48FED1CB9D507BD7EDCFBA4E2696AE948E57249E1B4AB15487BBC26B764F";
 
 fn every_firmware(bench: &Bench, dhcp: Dhcp) {
     let firmwares: Vec<Firmware> = GROUPS.concat();
@@ -34,7 +34,9 @@ fn every_firmware(bench: &Bench, dhcp: Dhcp) {
         // Nobody is let in, so that a machine that has checked in stays in the boot environment. Beside shim, which HTTP Boot
         // gets anyway, this firmware would need two attempts: the first teaches that it refuses iPXE.
         // Beside the other server every machine is shown a menu first, by iPXE or by GRUB, and goes on after a second.
-        let menu = if dhcp == Dhcp::Proxy { MENU } else { "" };
+        // Nobody is asked for its password where the default is taken.
+        let shown = format!("[[boot.menu]]\nseconds = 1\npassword = \"{SESAME}\"\n");
+        let menu = if dhcp == Dhcp::Proxy { shown.as_str() } else { "" };
         let configuration = format!("[[boot.machine]]\nmac = \"{secure}\"\nprogram = \"shim\"\n{menu}");
         std::fs::write(site.join("remint.toml"), configuration).unwrap();
     });

@@ -211,6 +211,7 @@ mod tests {
             arrived_by: None,
             request_pem: String::new(),
             code: None,
+            trial: None,
             hardware: serde_json::Value::Null,
             agent: String::new(),
         };

@@ -100,7 +100,46 @@ fn boots_that_went_well_are_told_as_such() {
     arrived.recorder.checked_in(&[MAC]);
     arrived.recorder.checked_in(&[MAC]);
     arrived.check(&["the boot environment and has checked in"]);
+    let trial = |is_sound| Trial { is_sound, parts: vec!["memory: \u{1b}sound".into(), "x".repeat(9999)] };
+    for (is_sound, words) in [(true, "has found nothing wrong"), (false, "has found faults")] {
+        let tested = ipxe().script(&ENVIRONMENT).file("initrd.img", Ended::Asked);
+        for _ in 0..2 {
+            tested.recorder.tested(&[MAC], &trial(is_sound));
+            tested.recorder.checked_in(&[MAC]);
+        }
+        let events = &tested.recorder.list(Some(MAC))[0].record.events;
+        let noted: Vec<_> = events.iter().filter(|entry| matches!(entry.event, Event::Tested { .. })).collect();
+        assert!(
+            matches!(&noted[..], [Entry { event: Event::Tested { parts, .. }, .. }]
+                if parts[0] == "memory: sound" && parts[1].len() == PART_CHARACTERS_MAX),
+            "{noted:?}"
+        );
+        tested.check(&[words]);
+    }
     ipxe().script(&Boot::LocalDisk).check(&["sent to its own disk"]);
+}
+
+#[test]
+fn a_wrong_password_at_the_menu_is_told_until_something_else_happens() {
+    let bench = Bench::told("snponly.efi").took(OURS).file("snponly.efi", complete());
+    bench.recorder.menu(Some(MAC));
+    bench.recorder.refused_choice(Some(MAC));
+    let said = |bench: &Bench| format!("{:?}", bench.recorder.list(Some(MAC))[0].record.events);
+    assert!(said(&bench).contains("a wrong password was typed at its menu"), "{}", said(&bench));
+    bench.recorder.chose(Some(MAC), "memory-test");
+    bench.check(&["somebody chose from its menu: memory-test"]);
+}
+
+#[test]
+fn a_card_whose_own_firmware_is_ipxe_begins_a_boot_when_it_asks_again_after_its_script() {
+    let bench = Bench::told("undionly.kpxe");
+    for boots in 1..=2 {
+        for _ in 0..2 {
+            bench.recorder.asked(&client(Stage::Ipxe), &Boot::Script, "");
+        }
+        bench.recorder.script(Some(MAC), &Boot::LocalDisk);
+        assert_eq!(bench.recorder.list(Some(MAC)).len(), boots);
+    }
 }
 
 #[test]

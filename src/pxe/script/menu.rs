@@ -7,8 +7,8 @@ use crate::pxe::boot::{Boot, Config};
 use crate::pxe::client::Client;
 use crate::pxe::menu::{Menu, Start};
 
-/// The user that GRUB asks for besides the password; iPXE takes any.
-pub const GRUB_USER: &str = "remint";
+/// The user that both ask for besides the password; iPXE takes any.
+pub const MENU_USER: &str = "remint";
 
 /// What iPXE shows; what is chosen is asked for by its name. The password goes over the network as it was typed: firmware has
 /// no better way.
@@ -20,7 +20,7 @@ pub fn ipxe_menu(menu: &Menu, client: &Client, usual: &Boot, config: &Config, se
     let seconds = if menu.seconds > 0 { format!(" --timeout {}", menu.seconds * 1000) } else { String::new() };
     let default = &menu.default;
     let ask = match &menu.password {
-        Some(_) => format!("iseq ${{entry}} {default} || login || goto menu\n"),
+        Some(_) => format!("set username {MENU_USER}\niseq ${{entry}} {default} || login || goto menu\n"),
         None => String::new(),
     };
     format!(
@@ -59,7 +59,7 @@ pub fn ipxe_start(start: &Start, client: &Client, config: &Config, server: Ipv4A
         Start::Boot(boot) => return ipxe(boot, client, config, server),
         Start::Kernel { kernel, initrd: None, .. } => {
             let arguments = arguments(start, client, config, server);
-            (kernel, format!("kernel {base}/{kernel}{arguments} || goto failed\nboot || goto failed"))
+            (kernel.as_str(), format!("kernel {base}/{kernel}{arguments} || goto failed\nboot || goto failed"))
         }
         Start::Kernel { kernel, initrd: Some(initrd), .. } => {
             let name = initrd.rsplit('/').next().unwrap_or(initrd);
@@ -69,9 +69,16 @@ pub fn ipxe_start(start: &Start, client: &Client, config: &Config, server: Ipv4A
 initrd --name {name} {base}/{initrd} || goto failed
 boot || goto failed"
             );
-            (kernel, steps)
+            (kernel.as_str(), steps)
         }
-        Start::Efi(file) => (file, format!("chain --autofree {base}/{file} || goto failed")),
+        Start::Efi(file) => (file.as_str(), format!("chain --autofree {base}/{file} || goto failed")),
+        Start::MemoryTest(file) => {
+            let steps = format!(
+                "kernel {base}/{file}{} || goto failed\nboot || goto failed",
+                arguments(start, client, config, server)
+            );
+            (*file, steps)
+        }
     };
     format!(
         "#!ipxe
@@ -90,10 +97,17 @@ chain --replace {url}
 
 /// With a blank before them, where there are any.
 fn arguments(start: &Start, client: &Client, config: &Config, server: Ipv4Addr) -> String {
-    let Start::Kernel { arguments, is_boot_environment, .. } = start else { return String::new() };
-    let own = if *is_boot_environment { kernel_arguments(client, config, server) } else { String::new() };
-    let words = [own.as_str(), arguments.as_str()];
-    words.iter().filter(|words| !words.is_empty()).map(|words| format!(" {words}")).collect()
+    let own = match start {
+        Start::Kernel { is_boot_environment: true, .. } => kernel_arguments(client, config, server),
+        // Of what Linux knows as consoles, Memtest86+ knows the serial ports.
+        Start::MemoryTest(_) => {
+            let words = config.kernel_arguments.split(' ').filter(|word| word.starts_with("console=ttyS"));
+            words.collect::<Vec<_>>().join(" ")
+        }
+        _ => String::new(),
+    };
+    let added = if let Start::Kernel { arguments, .. } = start { arguments.as_str() } else { "" };
+    [own.as_str(), added].iter().filter(|words| !words.is_empty()).map(|words| format!(" {words}")).collect()
 }
 
 /// The menu of GRUB behind shim. With a password, GRUB asks for it itself, and its editor and command line are closed as well.
@@ -102,7 +116,7 @@ pub fn grub_menu(menu: &Menu, client: &Client, usual: &Boot, config: &Config, se
     let mut text = format!("set timeout={seconds}\nset default={}\n", menu.default);
     if let Some(password) = &menu.password {
         let hash = password.as_grub_has_it();
-        text.push_str(&format!("set superusers={GRUB_USER}\npassword_pbkdf2 {GRUB_USER} {hash}\n"));
+        text.push_str(&format!("set superusers={MENU_USER}\npassword_pbkdf2 {MENU_USER} {hash}\n"));
     }
     for (entry, start) in menu.entries_for(client, usual) {
         let open = if menu.is_open(entry) { " --unrestricted" } else { "" };
@@ -117,9 +131,10 @@ fn grub_start(start: &Start, client: &Client, config: &Config, server: Ipv4Addr)
         Start::Boot(boot) => return grub(boot, client, config, server),
         Start::Kernel { kernel, initrd, .. } => {
             let arguments = arguments(start, client, config, server);
-            (kernel, grub_kernel(kernel, initrd.as_deref(), arguments.trim_start()))
+            (kernel.as_str(), grub_kernel(kernel, initrd.as_deref(), arguments.trim_start()))
         }
-        Start::Efi(file) => (file, format!("  if chainloader /boot/files/{file}; then\n    boot\n  fi\n")),
+        Start::Efi(file) => (file.as_str(), grub_program(file, "")),
+        Start::MemoryTest(file) => (*file, grub_program(file, &arguments(start, client, config, server))),
     };
     format!(
         "  echo \"Remint: loading {what} from {server}\"
@@ -127,6 +142,10 @@ fn grub_start(start: &Start, client: &Client, config: &Config, server: Ipv4Addr)
   sleep 10
 "
     )
+}
+
+fn grub_program(file: &str, arguments: &str) -> String {
+    format!("  if chainloader /boot/files/{file}{arguments}; then\n    boot\n  fi\n")
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ impl Bench {
             hardware: serde_json::Value::Null,
             agent: "test".into(),
             code: code.map(str::to_owned),
+            trial: None,
         };
         self.clock.advance_seconds(1);
         self.fleet.check_in(&message, key.as_bytes(), Some("10.0.0.7".parse().unwrap())).unwrap()
