@@ -1,7 +1,8 @@
 """WIM: capture, verify and apply of a Debian tree beside wimlib-imagex, with no compression, XPRESS and LZX.
 
 What either captures is applied by the other, and all trees are compared with the original: contents, names, links, owners,
-permissions, times, devices, extended attributes. Solid and split files are written and given back as well. Needs root. The
+permissions, times, devices, extended attributes. Solid and split files are written and given back as well; and two files
+of wimlib's that share nine tenths go into a store, which should grow by the difference, and come out again. Needs root. The
 tree is --tree, or the root folder of scripts/bench-images under --data, or is made there with mmdebstrap.
 """
 import hashlib, os, shutil, stat, subprocess, sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from measure import Row, Table, fresh_folder, install_peers, measure, release_binary
 
 COMPRESSIONS = ("none", "xpress", "lzx")
-PARTS = (*COMPRESSIONS, "solid", "split")
+PARTS = (*COMPRESSIONS, "solid", "split", "store")
 PACKAGES = "linux-image-amd64,build-essential,python3,git,vim,emacs-nox,locales-all"
 
 
@@ -38,7 +39,7 @@ def run(arguments):
             bench.compare(compression)
     finally:
         subprocess.run(["umount", bench.memory])
-    for part in (bench.solid, bench.split):
+    for part in (bench.solid, bench.split, bench.store):
         if part.__name__ in arguments.only:
             part()
     bench.ratios()
@@ -136,6 +137,38 @@ class Bench:
         self.same(folder, "wimlib's set, applied by remint")
         shutil.rmtree(folder)
 
+    def store(self):
+        """Two WIMs that share nine tenths: what the second adds, and what wimlib says of both when they come out."""
+        new_bytes = self.change_a_tenth(self.work / "changed")
+        site = self.work / "site"
+        subprocess.run([self.binary, "init", "--data", site], check=True, stdout=subprocess.DEVNULL)
+        sizes = [folder_bytes(site / "store")]
+        for name, tree in (("first", self.tree), ("second", self.work / "changed")):
+            file, back = self.work / f"{name}.wim", self.work / f"{name}-back.wim"
+            subprocess.run(["wimlib-imagex", "capture", tree, file, "--compress=xpress", "--unix-data"], check=True, stdout=subprocess.DEVNULL)
+            self.table.run(f"import {name}", "remint", [self.binary, "image", "import", file, "--name", name, "--data", site])
+            sizes.append(folder_bytes(site / "store"))
+            subprocess.run([self.binary, "image", "export", name, back, "--data", site], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(["wimlib-imagex", "verify", back], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.table.note(f"{sizes[1] - sizes[0]} bytes for the first; {sizes[2] - sizes[1]} more for the second, which has "
+                        f"{new_bytes} bytes of new and random content; wimlib verifies both exports")
+
+    def change_a_tenth(self, folder):
+        """The tree with files of a tenth of its bytes gone, and as many random bytes in new files; gives how many."""
+        subprocess.run(["cp", "-al", self.tree, folder], check=True)
+        files = sorted(path for path, facts in self.original.items() if stat.S_ISREG(facts[0]))
+        wanted = sum(os.lstat(self.tree / path).st_size for path in files) // 10
+        gone = 0
+        for path in files[::7]:
+            if gone >= wanted:
+                break
+            gone += os.lstat(folder / path).st_size
+            os.unlink(folder / path)
+        (folder / "new").mkdir()
+        for number in range(64):
+            (folder / "new" / str(number)).write_bytes(os.urandom(gone // 64))
+        return gone // 64 * 64
+
     def same(self, folder, what):
         found = snapshot(folder)
         different = [path for path in self.original.keys() | found.keys() if self.original.get(path) != found.get(path)]
@@ -153,6 +186,10 @@ class Bench:
             if peer:
                 size = f", size {own.size / peer.size:.4f}" if hasattr(own, "size") else ""
                 print(f"  {own.job:<18} wall {own.wall / peer.wall:.2f}, CPU {own.cpu / peer.cpu:.2f}{size}; peak {own.peak:.0f} MiB")
+
+
+def folder_bytes(folder):
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def snapshot(folder):
