@@ -114,7 +114,7 @@ mod tests {
             let words: Vec<&str> = line.split_whitespace().collect();
             let is_operator = |word: &&&str| ["&&", "||", ";"].contains(word) || word.starts_with('#');
             let operators = words.iter().skip(1).filter(is_operator).count();
-            let signs = "\"'`$\\{}<>".chars().map(|sign| line.matches(sign).count().to_string());
+            let signs = "\"'`$\\{}".chars().map(|sign| line.matches(sign).count().to_string());
             let first = words.first().copied().unwrap_or_default();
             format!("{first} {operators} {}", signs.collect::<Vec<_>>().join(" "))
         };

@@ -95,7 +95,7 @@ fn skeleton(script: &str) -> Vec<(String, usize, Vec<usize>)> {
         let mut words = line.split_whitespace();
         let first = words.next().unwrap_or_default().to_owned();
         let operators = words.filter(|word| ["&&", "||", ";"].contains(word) || word.starts_with('#')).count();
-        (first, operators, "\"'`$\\{}<>".chars().map(|sign| line.matches(sign).count()).collect())
+        (first, operators, "\"'`$\\{}".chars().map(|sign| line.matches(sign).count()).collect())
     };
     script.lines().map(of_line).collect()
 }
