@@ -3,7 +3,7 @@
 Each agent has a key, a certificate and a TLS connection of its own for each request, as real agents have that speak once a
 minute. The agents run on the same cores as the appliance: what is measured includes being in each other's way.
 """
-import http.client, json, multiprocessing, os, random, signal, ssl, statistics, subprocess, sys, tempfile, time
+import contextlib, http.client, json, multiprocessing, os, random, signal, ssl, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 
 from measure import fresh_folder, release_binary
@@ -24,17 +24,30 @@ def run(arguments):
         sys.exit("skipped: the appliance must bind the ports of a site; run it as root")
     folder = fresh_folder(arguments.data)
     remint = release_binary()
+    site, token = make_site(folder, remint)
+    with served(folder, remint, site) as pid:
+        measure_all(arguments, folder, site, token, pid)
+
+
+def make_site(folder, remint):
+    """A site that lets every machine of this host in, and the token of an administrator."""
     site = folder / "site"
     subprocess.run([remint, "init", "--data", site], check=True, stdout=subprocess.DEVNULL)
     (site / "remint.toml").write_text(
         f'[network]\ninterface = "lo"\naddress = "{ADDRESS}"\nhttp_port = {HTTP_PORT}\nhttps_port = {PORT}\ntftp_port = 18069\n'
         '[dhcp]\nmode = "off"\n[[enrolment.rule]]\nname = "bench"\nsubnet = "127.0.0.0/8"\n')
-    token = json.loads(subprocess.check_output([remint, "token", "create", "bench", "--role", "administrator", "--json", "--data", site]))["token"]
+    made = subprocess.check_output([remint, "token", "create", "bench", "--role", "administrator", "--json", "--data", site])
+    return site, json.loads(made)["token"]
+
+
+@contextlib.contextmanager
+def served(folder, remint, site):
+    """Runs the appliance on two cores; gives its process."""
     log = open(folder / "serve.log", "w")
     appliance = subprocess.Popen(["taskset", "-c", "0,1", str(remint), "serve", "--data", str(site)], stdout=log, stderr=log)
     try:
         wait_until_ready(folder / "serve.log", appliance)
-        measure_all(arguments, folder, site, token, appliance.pid)
+        yield appliance.pid
     finally:
         appliance.send_signal(signal.SIGTERM)
         appliance.wait()

@@ -40,7 +40,7 @@ pub fn document<'a>(rows: impl Iterator<Item = &'a RouteInfo>) -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": {
-                "token": { "type": "http", "scheme": "bearer", "description": "`remint token add` makes one" },
+                "token": { "type": "http", "scheme": "bearer", "description": "`remint token create` makes one" },
                 "session": { "type": "apiKey", "in": "cookie", "name": "__Host-remint", "description": "POST /api/v1/session opens one" },
                 "machine": { "type": "mutualTLS", "description": "A certificate of the site's authority" },
             },

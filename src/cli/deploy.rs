@@ -26,7 +26,10 @@ pub(super) enum Command {
     /// Show a deployment (deployment-...) or a run (run-...)
     Show { id: String },
     /// Follow a deployment until it is over
-    Watch { id: String },
+    Watch {
+        /// Which [default: the newest]
+        id: Option<String>,
+    },
     /// Print the log of a run
     Log { run: String },
     /// Cancel a deployment or a run
@@ -101,7 +104,8 @@ pub(super) fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Start(arguments) => start(*arguments, context),
         Command::List => list(context),
         Command::Show { id } => show(&id, context),
-        Command::Watch { id } => watch(&id, context),
+        Command::Watch { id: Some(id) } => watch(&id, context),
+        Command::Watch { id: None } => watch(&newest(context)?, context),
         Command::Log { run } => log(&run, context),
         Command::Cancel { id } if id.starts_with("run-") => direct(&id, "cancel", context),
         Command::Cancel { id } => {
@@ -275,6 +279,14 @@ fn show_run(run: &Value) -> Result<(), Failure> {
 }
 
 /// Prints what changes, until no run of the deployment is left. A failed run fails the command.
+fn newest(context: &Context) -> Result<String, Failure> {
+    let records: Vec<DeploymentRecord> = context.api()?.get("/api/v1/deployments")?;
+    let newest = records.into_iter().next().map(|record| record.id);
+    newest.ok_or_else(|| {
+        Failure::new("nothing was deployed yet").with_hint("`remint deploy start SEQUENCE --machine NAME` does it")
+    })
+}
+
 fn watch(id: &str, context: &Context) -> Result<(), Failure> {
     const LOOK: Duration = Duration::from_secs(1);
     let mut seen: Vec<String> = Vec::new();

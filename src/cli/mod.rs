@@ -129,6 +129,11 @@ enum Command {
     Generate(generate::Command),
 }
 
+/// What is wrong with words that should be a command, the program's name first; nothing is carried out.
+pub fn mistake<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<clap::Error> {
+    Arguments::try_parse_from(words).err()
+}
+
 /// Runs the command that `arguments` (with the program's name first) ask for.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {

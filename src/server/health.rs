@@ -53,7 +53,7 @@ async fn ready(State(parts): State<Arc<Parts>>) -> Result<Json<Health>, Problem>
 fn examine(parts: &Parts) -> Result<Health, Problem> {
     let checks = [
         ("database", parts.db.check().map_err(|error| chain(&error))),
-        ("store", parts.store.packs().map(drop).map_err(|error| chain(&error))),
+        ("store", parts.store.check().map_err(|error| chain(&error))),
         ("disk", has_room(&parts.folder)),
     ];
     let mut fails = Vec::new();

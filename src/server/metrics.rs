@@ -51,8 +51,8 @@ pub const METRICS: [Metric; 15] = [
     metric("remint_runs", Kind::Gauge, &["state"], "Runs of task sequences in this state, past ones included"),
     metric("remint_site_disk_bytes", Kind::Gauge, &[], "Size of the file system that holds the site's folder"),
     metric("remint_site_free_bytes", Kind::Gauge, &[], "What is free on it"),
-    metric("remint_store_packs", Kind::Gauge, &[], "Packs of the content store"),
-    metric("remint_store_bytes", Kind::Gauge, &[], "What the packs take on the disk"),
+    metric("remint_store_packs", Kind::Gauge, &[], "Packs in the site's folder; those of a store far away are more"),
+    metric("remint_store_bytes", Kind::Gauge, &[], "What these packs take on the disk"),
     metric("remint_delivered_bytes_total", Kind::Counter, &[], "Bytes of packs that were sent to machines"),
     metric("remint_http_requests_total", Kind::Counter, &["method", "route", "status"], "Requests that were answered"),
     metric("remint_http_response_seconds", Kind::Histogram, &["route"], "Time until an answer begins"),
@@ -140,7 +140,7 @@ fn take(observed: &Observed) -> Result<(), Problem> {
         gauge!("remint_site_disk_bytes").set((space.blocks() * space.fragment_size()) as f64);
         gauge!("remint_site_free_bytes").set((space.blocks_available() * space.fragment_size()) as f64);
     }
-    let packs = observed.store.packs().map_err(|error| unreadable(error.to_string()))?;
+    let packs = observed.store.near_packs().map_err(|error| unreadable(error.to_string()))?;
     let bytes = packs.iter().map(|pack| file_bytes(&observed.store.pack_path(*pack))).sum::<u64>();
     gauge!("remint_store_packs").set(packs.len() as f64);
     gauge!("remint_store_bytes").set(bytes as f64);

@@ -9,6 +9,7 @@ mod archives;
 mod bucket;
 mod configuration;
 mod corpus;
+mod documents;
 mod formats;
 mod inventory;
 mod monitoring;

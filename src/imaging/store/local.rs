@@ -68,16 +68,14 @@ impl LocalStore {
     }
 
     pub fn open_with(root: &Path, files: Arc<dyn Files>) -> Result<LocalStore, Error> {
-        let found = match fs::read_to_string(root.join("format")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::NoStore { path: root.to_owned() });
-            }
-            other => other.map_err(Error::read(root.join("format").display()))?,
-        };
-        if found != FORMAT {
-            return Err(Error::StoreFormat { path: root.to_owned(), found: found.trim().to_owned() });
-        }
+        check_format(root)?;
         Ok(LocalStore { root: root.to_owned(), files, index: RwLock::default(), open: Mutex::default(), far: None })
+    }
+
+    /// Whether the store is there and can be listed, far places included.
+    pub fn check(&self) -> Result<(), Error> {
+        check_format(&self.root)?;
+        self.packs().map(drop)
     }
 
     /// Whether the store has `id`, as far as is known without looking for packs of other processes.
@@ -122,7 +120,7 @@ impl LocalStore {
     }
 
     /// The packs that lie in the store's own folder.
-    pub(super) fn near_packs(&self) -> Result<Vec<PackId>, Error> {
+    pub fn near_packs(&self) -> Result<Vec<PackId>, Error> {
         let folder = self.root.join("packs");
         let mut packs = Vec::new();
         for shard in names(&folder)? {
@@ -215,6 +213,19 @@ impl LocalStore {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         ids.iter().map(|id| index.find(id)).collect()
     }
+}
+
+fn check_format(root: &Path) -> Result<(), Error> {
+    let found = match fs::read_to_string(root.join("format")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::NoStore { path: root.to_owned() });
+        }
+        other => other.map_err(Error::read(root.join("format").display()))?,
+    };
+    if found != FORMAT {
+        return Err(Error::StoreFormat { path: root.to_owned(), found: found.trim().to_owned() });
+    }
+    Ok(())
 }
 
 impl ChunkSource for LocalStore {
