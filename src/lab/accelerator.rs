@@ -12,7 +12,9 @@ use super::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
     Kvm,
-    /// Emulation, one host thread for each processor of the machine.
+    /// Emulation, all processors of a machine by one host thread. With a thread for each, QEMU (9.2 to 11.1) may use entries of
+    /// its TLB that another thread has flushed or freed when the host is busy, and ends with a failed assertion or a signal:
+    /// espressif/qemu issues 174 and 175 have the diagnosis; `msix_table_mmio_write` of 10.0.2 was seen here.
     Tcg,
 }
 
@@ -34,7 +36,7 @@ impl Accelerator {
     pub fn argument(self) -> &'static str {
         match self {
             Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg,thread=multi",
+            Accelerator::Tcg => "tcg,thread=single",
         }
     }
 }
