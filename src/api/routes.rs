@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::handler::Handler;
 use axum::http::uri::Authority;
@@ -21,6 +22,9 @@ use crate::access::{Capability, Principal};
 
 /// Largest body of a request that does not say otherwise.
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// Bodies up to this size are taken in before anything looks at the request.
+const BODY_FIRST_BYTES_MAX: u64 = 64 << 10;
 
 /// What a caller must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,12 +220,28 @@ fn beyond(guard: &Guard, principal: &Principal, path: &str) -> Option<Problem> {
 /// Counts what [`admit`] answers, by route and not by address: addresses have no end.
 async fn counted(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let (method, path, begun) = (request.method().clone(), guard.path, Instant::now());
-    let response = admit(guard, request, next).await;
+    let response = match whole(request).await {
+        Ok(request) => admit(guard, request, next).await,
+        Err(problem) => problem.into_response(),
+    };
     let status = response.status().as_u16().to_string();
     histogram!("remint_http_response_seconds", "route" => path).record(begun.elapsed());
     counter!("remint_http_requests_total", "method" => method.to_string(), "route" => path, "status" => status)
         .increment(1);
     response
+}
+
+/// The request with its body, where that is short, taken in. A route that does not look at it would else answer before it
+/// has come; hyper then hangs up, and a client that is still sending hears of that instead of the answer.
+async fn whole(request: Request) -> Result<Request, Problem> {
+    let length = request.body().size_hint().exact().unwrap_or(u64::MAX);
+    if length == 0 || length > BODY_FIRST_BYTES_MAX {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = to_bytes(body, BODY_FIRST_BYTES_MAX as usize).await;
+    let bytes = bytes.map_err(|error| Problem::bad_request(format!("the body did not come whole: {error}")))?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
 async fn admit(guard: Guard, mut request: Request, next: Next) -> Response {

@@ -1,12 +1,16 @@
 //! `remint serve` on the loopback interface, and machines that speak to it as real ones do.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use remint::link::client::{Client, Credentials, authority_fingerprint, fetch_authority};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_remint");
@@ -67,6 +71,19 @@ impl Appliance {
 
     pub(crate) fn get(&self, path: &str, token: &str) -> Vec<u8> {
         self.client(None).with_token(token).get(path, 16 << 20).unwrap()
+    }
+
+    /// A connection to the console and the API, with nothing said on it yet.
+    pub(crate) fn connect(&self) -> impl Read + Write + use<> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let address = self.base.trim_start_matches("https://");
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let session = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        rustls::StreamOwned::new(session, TcpStream::connect(address).unwrap())
     }
 
     fn client(&self, credentials: Option<&Credentials>) -> Client {

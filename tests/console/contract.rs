@@ -1,7 +1,9 @@
 //! The API as its own document has it: schemathesis calls what the document allows, and what it does not, and compares.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::appliance::Appliance;
 use crate::oracle;
@@ -46,4 +48,22 @@ fn call_everything(program: &PathBuf, appliance: &Appliance, document: &Path, be
     let calls = text.lines().find(|line| line.contains(" generated, ")).unwrap_or_default().trim();
     println!("  schemathesis as {who}: {calls}");
     assert!(!calls.is_empty(), "{text}");
+}
+
+/// A client may send its body a moment after the head, and on to the next request: also to a route that looks at none.
+#[test]
+fn an_answer_waits_for_the_body_of_its_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let appliance = Appliance::start(folder.path());
+    let mut stream = appliance.connect();
+    for _ in 0..2 {
+        let head = "POST /api/v1/machines/nobody/is-new HTTP/1.1\r\nhost: a\r\ncontent-length: 12\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        stream.write_all(b"{\"a\": \"body\"").unwrap();
+        let mut answer = [0; 4096];
+        let read = stream.read(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer[..read]);
+        assert!(text.starts_with("HTTP/1.1 401 "), "{text}");
+    }
 }
