@@ -67,6 +67,14 @@ pub struct Applicant {
     pub trial: Option<Trial>,
 }
 
+impl Applicant {
+    /// The agent of an installed system.
+    pub fn installed_system(hardware: Hardware) -> Applicant {
+        let identity = hardware.identity();
+        Applicant { stage: Stage::InstalledSystem, identity, arrived_by: None, hardware, trial: None }
+    }
+}
+
 /// A machine that was let in.
 pub struct Enrolled {
     pub machine: MachineId,

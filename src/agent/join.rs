@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::enrol::{self, Applicant, KeyError, MachineKey, Waiting};
 use super::state::{Folder, Identity, StateError};
 use super::surroundings;
-use crate::fleet::link::Stage;
 use crate::inventory::hardware;
 use crate::link;
 use crate::link::client::{Client, fetch_authority};
@@ -66,14 +65,7 @@ pub fn enrol(
     let plain = site.http.map_or_else(|| plain_url(site.server), str::to_owned);
     let authority = fetch_authority(&format!("{}/boot/authority.pem", plain.trim_end_matches('/')), site.authority)?;
     let client = Client::new(site.server, &authority, None)?;
-    let hardware = hardware::collect(Path::new("/"));
-    let applicant = Applicant {
-        stage: Stage::InstalledSystem,
-        identity: hardware.identity(),
-        arrived_by: None,
-        hardware,
-        trial: None,
-    };
+    let applicant = Applicant::installed_system(hardware::collect(Path::new("/")));
     let mut last = None;
     let enrolled = enrol::enrol(&client, MachineKey::make()?, &applicant, &mut |why, pause| {
         if last.as_ref() != Some(&why) {

@@ -15,7 +15,6 @@ use super::report::Reports;
 use super::spool::Spool;
 use super::state::{Folder, Identity, StateError};
 use super::surroundings::Around;
-use crate::fleet::link::Stage;
 use crate::inventory::link::ReportInventory;
 use crate::inventory::{hardware, software};
 use crate::link;
@@ -170,14 +169,7 @@ impl Agent<'_> {
     /// next task that fails.
     fn enrol_again(&mut self) -> Result<bool, ServiceError> {
         let stranger = Client::new(&self.identity.server, &self.identity.authority_pem, None)?;
-        let hardware = hardware::collect(Path::new("/"));
-        let applicant = Applicant {
-            stage: Stage::InstalledSystem,
-            identity: hardware.identity(),
-            arrived_by: None,
-            hardware,
-            trial: None,
-        };
+        let applicant = Applicant::installed_system(hardware::collect(Path::new("/")));
         loop {
             let key = MachineKey::from_pem(&self.identity.key_pem)?;
             match enrol::ask(&stranger, &key, &applicant, None)? {

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use remint::agent::enrol::{self, Applicant, MachineKey};
 use remint::agent::images;
 use remint::agent::state::{Folder, Identity};
-use remint::fleet::link::Stage;
 use remint::inventory::hardware;
 use remint::link;
 use remint::link::client::{Client, authority_fingerprint, fetch_authority};
@@ -87,14 +86,7 @@ impl Bench {
     /// Enrols this computer; a person approves it when it shows its code. The agent's folder comes of it.
     fn enrol(&self) -> PathBuf {
         let path = self.folder.path().join("agent");
-        let hardware = hardware::collect(Path::new("/"));
-        let applicant = Applicant {
-            stage: Stage::InstalledSystem,
-            identity: hardware.identity(),
-            arrived_by: None,
-            hardware,
-            trial: None,
-        };
+        let applicant = Applicant::installed_system(hardware::collect(Path::new("/")));
         let stranger = Client::new(&self.server(), &self.authority(), None).unwrap();
         let key = MachineKey::make().unwrap();
         let code = key.pairing_code();

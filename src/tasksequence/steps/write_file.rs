@@ -57,8 +57,7 @@ impl Work for WriteFile {
     }
 
     fn check(&self, on: &mut On) -> Result<Check, StepError> {
-        let (there, wanted) = (on.host.read(Root::Target, &self.path)?, self.wanted()?);
-        Ok(if there.is_some_and(|there| there.is(&wanted)) { Check::Holds } else { Check::Needed })
+        is_there(on, &self.path, &self.wanted()?)
     }
 
     fn apply(&self, on: &mut On) -> Result<Done, StepError> {
@@ -67,14 +66,25 @@ impl Work for WriteFile {
     }
 
     fn verify(&self, on: &mut On, done: &mut Done) -> Result<(), StepError> {
-        let read = on.host.read(Root::Target, &self.path)?;
-        let read = read.ok_or_else(|| StepError::new(format!("{} is not there after it was written", self.path)))?;
-        if !read.is(&self.wanted()?) {
-            return Err(StepError::new(format!("{} reads back otherwise than it was written", self.path)));
-        }
-        done.evidence("path", self.path.as_str());
-        done.evidence("bytes", read.bytes.len() as u64);
-        done.evidence("sha256", hex::emit(&Sha256::digest(&read.bytes)));
-        Ok(())
+        read_back(on, &self.path, &self.wanted()?, done)
     }
+}
+
+/// Whether the file is on the target as it should be.
+pub(super) fn is_there(on: &mut On, path: &str, wanted: &FileContent) -> Result<Check, StepError> {
+    let there = on.host.read(Root::Target, path)?;
+    Ok(if there.is_some_and(|there| there.is(wanted)) { Check::Holds } else { Check::Needed })
+}
+
+/// Reads a file that was written, and puts what it is into the evidence.
+pub(super) fn read_back(on: &mut On, path: &str, wanted: &FileContent, done: &mut Done) -> Result<(), StepError> {
+    let read = on.host.read(Root::Target, path)?;
+    let read = read.ok_or_else(|| StepError::new(format!("{path} is not there after it was written")))?;
+    if !read.is(wanted) {
+        return Err(StepError::new(format!("{path} reads back otherwise than it was written")));
+    }
+    done.evidence("path", path);
+    done.evidence("bytes", read.bytes.len() as u64);
+    done.evidence("sha256", hex::emit(&Sha256::digest(&read.bytes)));
+    Ok(())
 }

@@ -1,11 +1,11 @@
 //! `write-unattend`: Windows' answer file.
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
-use crate::stdx::{hex, xml};
+use crate::stdx::xml;
 use crate::tasksequence::host::{FileContent, Root};
 
+use super::write_file;
 use super::{
     BOOT_ENVIRONMENT, Check, Done, Gives, Kind, Needs, On, Planned, Row, StepError, View, Work, load, optional,
     required,
@@ -74,8 +74,7 @@ impl Work for WriteUnattend {
     }
 
     fn check(&self, on: &mut On) -> Result<Check, StepError> {
-        let (there, wanted) = (on.host.read(Root::Target, &self.path)?, self.wanted()?);
-        Ok(if there.is_some_and(|there| there.is(&wanted)) { Check::Holds } else { Check::Needed })
+        write_file::is_there(on, &self.path, &self.wanted()?)
     }
 
     fn apply(&self, on: &mut On) -> Result<Done, StepError> {
@@ -84,15 +83,7 @@ impl Work for WriteUnattend {
     }
 
     fn verify(&self, on: &mut On, done: &mut Done) -> Result<(), StepError> {
-        let read = on.host.read(Root::Target, &self.path)?;
-        let read = read.ok_or_else(|| StepError::new(format!("{} is not there after it was written", self.path)))?;
-        if !read.is(&self.wanted()?) {
-            return Err(StepError::new(format!("{} reads back otherwise than it was written", self.path)));
-        }
-        done.evidence("path", self.path.as_str());
-        done.evidence("bytes", read.bytes.len() as u64);
-        done.evidence("sha256", hex::emit(&Sha256::digest(&read.bytes)));
-        Ok(())
+        write_file::read_back(on, &self.path, &self.wanted()?, done)
     }
 }
 
