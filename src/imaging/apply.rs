@@ -18,7 +18,7 @@ use crate::imaging::moves::{PIECE_BYTES_MAX, Piece};
 use crate::imaging::plan::{Plan, Summary, check_size, plan};
 use crate::imaging::store::format::{Entry, PackId};
 use crate::imaging::store::{ChunkSource, Location};
-use crate::imaging::survey::{assume_nothing, survey};
+use crate::imaging::survey::{assume_nothing, held, seems_whole, survey};
 use crate::imaging::target::Target;
 use crate::stdx::backoff::Backoff;
 use crate::stdx::buffer::{ALIGNMENT, AlignedBuffer};
@@ -110,11 +110,15 @@ pub fn look_and_plan(
 ) -> Result<Plan, Error> {
     let found = match options.seed {
         Seed::Nothing => assume_nothing(manifest, target)?,
+        Seed::Target if target.is_fresh() => survey(manifest, target, &[], options.workers, progress)?,
         Seed::Target => {
-            let mut found = survey(manifest, target, options.workers, progress)?;
-            if !target.is_fresh() && !found.is_complete() {
-                found.look_elsewhere(manifest, &source.seeds()?, target)?;
+            let seems_whole = seems_whole(manifest, target)?;
+            let mut seeds = if seems_whole { Vec::new() } else { held(source.seeds()?, target)? };
+            let mut found = survey(manifest, target, &seeds, options.workers, progress)?;
+            if seems_whole && !found.is_complete() {
+                seeds = held(source.seeds()?, target)?;
             }
+            found.look_elsewhere(manifest, &seeds, target)?;
             found
         }
     };

@@ -1,4 +1,4 @@
-//! Bytes in: a source is read once, cut, hashed, compressed on all processors and stored in the order of the disk.
+//! Bytes in: a source is read once, cut and hashed, compressed on all processors and stored in the order of the disk.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -9,13 +9,14 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::imaging::chunk::{ChunkId, Encoding, Sealed, Sealer};
-use crate::imaging::chunker::{CUT_BYTES_MAX, cut};
+use crate::imaging::chunker::CUT_BYTES_MAX;
+use crate::imaging::cutter::{Cutter, NamedPiece};
 use crate::imaging::error::Error;
 use crate::imaging::manifest::{Extent, Header, Manifest};
 use crate::imaging::ranges::{gaps, intersection, merged, total};
 use crate::imaging::store::local::LocalStore;
 use crate::imaging::store::upload::Upload;
-use crate::stdx::buffer::{Lent, Pool, is_zero};
+use crate::stdx::buffer::{Lent, Pool};
 use crate::stdx::io::ReadAt;
 use crate::stdx::monitor::Progress;
 
@@ -107,21 +108,15 @@ struct Line<'a> {
     sealed: Pool,
 }
 
-/// Some MB of the source, cut.
+/// Some MB of the source, cut and named.
 struct Batch<'a> {
     number: u64,
     plain: Lent<'a>,
     /// Where on the disk the first byte lies.
     offset: u64,
-    pieces: Vec<Piece>,
+    pieces: Vec<NamedPiece>,
     bad: Vec<Range<u64>>,
     sealed: Lent<'a>,
-}
-
-/// A run of plain bytes that is a chunk, or zeros.
-pub(super) struct Piece {
-    pub(super) range: Range<usize>,
-    pub(super) zero: bool,
 }
 
 impl<'a> Line<'a> {
@@ -135,6 +130,7 @@ impl<'a> Line<'a> {
     fn read_batches(&'a self, used: &[Range<u64>], work: &Sender<Batch<'a>>) -> Result<(), Error> {
         let mut number = 0;
         let mut carried = Vec::new();
+        let mut cutter = Cutter::following(self.store);
         for range in used {
             let mut at = range.start;
             while at < range.end || !carried.is_empty() {
@@ -149,7 +145,8 @@ impl<'a> Line<'a> {
                 let read = || read_or_rescue(self.source, &mut plain[known..end], at);
                 let bad = Progress::timed(&self.progress.disk_nanoseconds, read)?;
                 at += len;
-                let (pieces, rest) = cut_batch(&plain[..end], at == range.end);
+                let cut = || cutter.cut(&plain[..end], at == range.end);
+                let (pieces, rest) = Progress::timed(&self.progress.processor_nanoseconds, cut);
                 carried.clear();
                 carried.extend_from_slice(&plain[rest..end]);
                 if work.send(Batch { number, plain, offset, pieces, bad, sealed }).is_err() {
@@ -183,22 +180,6 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Cuts `bytes` into pieces as far as the cuts are certain, and returns where they end.
-pub(super) fn cut_batch(bytes: &[u8], is_last: bool) -> (Vec<Piece>, usize) {
-    let mut pieces = Vec::new();
-    let mut at = 0;
-    while bytes.len() - at >= CUT_BYTES_MAX || (is_last && at < bytes.len()) {
-        let window = &bytes[at..bytes.len().min(at + CUT_BYTES_MAX)];
-        // The chunker finds no cut in zeros: looking first only spares rolling over them.
-        let zero = is_zero(window);
-        let len = if zero { window.len() } else { cut(window) };
-        let zero = zero || is_zero(&window[..len]);
-        pieces.push(Piece { range: at..at + len, zero });
-        at += len;
-    }
-    (pieces, at)
-}
-
 /// Fills `buffer`; what the medium does not give up stays zero and is returned.
 fn read_or_rescue(source: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> Result<Vec<Range<u64>>, Error> {
     match source.read_exact_at(buffer, offset) {
@@ -226,7 +207,7 @@ fn is_medium_error(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EIO | libc::ENODATA | libc::EILSEQ))
 }
 
-/// A batch with its chunks named, and those that the store has not, sealed.
+/// A batch of which those chunks that the store has not are sealed.
 struct SealedBatch<'a> {
     number: u64,
     offset: u64,
@@ -257,30 +238,18 @@ fn seal_batch<'a>(store: &LocalStore, sealer: &mut Sealer, batch: Batch<'a>) -> 
     let mut pieces = Vec::with_capacity(batch.pieces.len());
     for piece in batch.pieces {
         let plain = &batch.plain[piece.range];
-        let content = match piece.zero {
-            true => PieceContent::Zero,
-            false => name_and_seal(store, sealer, plain, &mut bytes, &mut filled),
+        let content = match piece.chunk {
+            None => PieceContent::Zero,
+            Some(id) if store.has(&id) => PieceContent::Known(id),
+            Some(id) => {
+                let (encoding, len) = sealer.seal_into(plain, &mut bytes[filled..]);
+                filled += len;
+                PieceContent::New { id, encoding, range: filled - len..filled }
+            }
         };
         pieces.push(SealedPiece { len: plain.len() as u32, content });
     }
     SealedBatch { number: batch.number, offset: batch.offset, pieces, bytes, bad: batch.bad }
-}
-
-fn name_and_seal(
-    store: &LocalStore,
-    sealer: &mut Sealer,
-    plain: &[u8],
-    bytes: &mut [u8],
-    filled: &mut usize,
-) -> PieceContent {
-    let id = ChunkId::of(plain);
-    if store.has(&id) {
-        return PieceContent::Known(id);
-    }
-    let start = *filled;
-    let (encoding, len) = sealer.seal_into(plain, &mut bytes[start..]);
-    *filled += len;
-    PieceContent::New { id, encoding, range: start..start + len }
 }
 
 /// Puts batches back into order and into the store.

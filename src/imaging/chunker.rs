@@ -37,6 +37,18 @@ pub fn cut(bytes: &[u8]) -> usize {
     }
 }
 
+/// Whether [`cut`] may end a chunk after the first `len` of `bytes`, judged by the last bytes before it alone; whether there is
+/// an earlier cut is not looked at. False for a chunk that only ended because the content did.
+pub fn may_end(bytes: &[u8], len: usize) -> bool {
+    if len <= CUT_BYTES_MIN || len > bytes.len().min(CUT_BYTES_MAX) {
+        return false;
+    }
+    let mask = if len <= CUT_BYTES_WISHED { MASK_BEFORE } else { MASK_AFTER };
+    let start = CUT_BYTES_MIN.max(len - WARM_UP_BYTES);
+    let hash = bytes[start..len].iter().fold(0, |hash, byte| step(hash, *byte));
+    len == CUT_BYTES_MAX || hash & mask == 0
+}
+
 /// Rolls `hash` over `bytes` and returns the length after which the bits of `mask` are all zero.
 ///
 /// A hash of 64 bits knows the last 64 bytes and nothing before them, so a block is rolled over in four places at once, each
@@ -170,6 +182,19 @@ mod tests {
         let (mut many, mut one) = (1, 1);
         assert_eq!(roll(&bytes[..100_001], &mut many, u64::MAX), roll_on(&bytes[..100_001], &mut one, u64::MAX));
         assert_eq!(many, one);
+    }
+
+    #[test]
+    fn a_chunk_may_end_where_it_was_cut() {
+        let bytes = stream(4 << 20);
+        let mut at = 0;
+        for length in cuts(&bytes) {
+            let rest = &bytes[at..];
+            assert_eq!(may_end(rest, length), at + length < bytes.len(), "{at}");
+            assert!(!may_end(rest, length - 1) && !may_end(rest, rest.len() + 1), "{at}");
+            at += length;
+        }
+        assert!(may_end(&vec![0; CUT_BYTES_MAX], CUT_BYTES_MAX) && !may_end(&bytes, CUT_BYTES_MIN));
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! (4), and the sealed bytes themselves. Nothing of it is believed: each chunk is opened and hashed before it is stored.
 
 use crate::access::signing::SigningKey;
-use crate::imaging::capture::cut_batch;
 use crate::imaging::chunk::{CHUNK_BYTES_MAX, ChunkId, Encoding, Sealed, Sealer, Verified};
+use crate::imaging::cutter::Cutter;
 use crate::imaging::error::Error;
 use crate::imaging::import::{Importer, Source, disk_content};
 use crate::imaging::manifest::{Extent, Manifest, Signed, VersionId};
@@ -104,16 +104,15 @@ struct Sender<'a> {
 impl Sender<'_> {
     /// Takes the pieces of a batch as far as their cuts are certain; says how many bytes that are.
     fn batch(&mut self, bytes: &[u8], offset: u64, is_last: bool) -> Result<usize, Error> {
-        let (pieces, rest) = cut_batch(bytes, is_last);
+        let (pieces, rest) = Cutter::default().cut(bytes, is_last);
         let mut chunks: Vec<(ChunkId, &[u8])> = Vec::new();
         for piece in &pieces {
             let plain = &bytes[piece.range.clone()];
             let start = offset + piece.range.start as u64;
-            if piece.zero {
+            let Some(id) = piece.chunk else {
                 self.zeros.push(start..start + plain.len() as u64);
                 continue;
-            }
-            let id = ChunkId::of(plain);
+            };
             self.extents.push(Extent { offset: start, len: plain.len() as u32, chunk: id });
             if !chunks.iter().any(|(known, _)| *known == id) {
                 chunks.push((id, plain));

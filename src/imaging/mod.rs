@@ -19,6 +19,7 @@ pub mod chunk;
 pub mod chunker;
 #[cfg(feature = "server")]
 pub mod console;
+mod cutter;
 pub mod diff;
 pub mod disk;
 pub mod error;

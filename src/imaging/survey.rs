@@ -1,4 +1,7 @@
 //! What a target holds already: read once, hashed on all processors, compared with what the manifest wants there.
+//!
+//! A target that holds another version is not read whole: that version's manifest tells what can be in place, and that is
+//! looked at. A sample of the rest says whether the target is what it seems; one on which an update was cut off is not.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -17,6 +20,9 @@ use crate::stdx::monitor::Progress;
 const READ_BYTES: u64 = 4 << 20;
 /// Chunks that are looked at before all are: a disk on which none of them is right holds nothing of the image.
 const SAMPLE_CHUNKS: usize = 64;
+/// Chunks that should not be in place, of which this many are looked at: of a target that holds more than 2 % of the image beyond
+/// what its seeds say, 99 % are found out.
+const DOUBT_CHUNKS: usize = 256;
 
 /// What was found on a target.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -36,14 +42,22 @@ pub fn assume_nothing(manifest: &Manifest, target: &Target) -> Result<Found, Err
     Ok(Found { not_zero, ..Found::nothing(manifest) })
 }
 
-/// Reads the places that the manifest speaks of, as far as they can hold something.
-pub fn survey(manifest: &Manifest, target: &Target, threads: usize, progress: &Progress) -> Result<Found, Error> {
+/// Reads the places that the manifest speaks of, as far as they can hold something. `seeds` are versions that the target
+/// seems to hold, as [`held`] found them.
+pub fn survey(
+    manifest: &Manifest,
+    target: &Target,
+    seeds: &[Manifest],
+    threads: usize,
+    progress: &Progress,
+) -> Result<Found, Error> {
     let data = target.data_ranges(manifest.header.size)?;
     let zeros = intersection(&manifest.zeros, &data);
     if target.is_fresh() {
         return Ok(Found { not_zero: zeros, ..Found::nothing(manifest) });
     }
-    let reads = if holds_some(&manifest.extents, target)? { reads(&manifest.extents, &data) } else { Vec::new() };
+    let looked_at = candidates(manifest, target, seeds)?;
+    let reads = reads(&manifest.extents, &looked_at, &data);
     let pieces = pieces(&zeros);
     let read: u64 = reads.iter().map(|read| read_bytes(manifest, read)).sum();
     Progress::add(&progress.survey_total_bytes, read + total(&pieces));
@@ -73,32 +87,72 @@ impl Found {
         self.in_place.iter().all(|in_place| *in_place)
     }
 
-    /// Notes where on the target missing chunks lie, if it holds one of `seeds`, versions that it may hold. Nothing of it
-    /// is proven: what is moved is hashed on the way.
+    /// Notes where on the target missing chunks lie, which holds `seeds`. Nothing of it is proven: what is moved is hashed on
+    /// the way.
     pub fn look_elsewhere(&mut self, manifest: &Manifest, seeds: &[Manifest], target: &Target) -> Result<(), Error> {
         let missing = manifest.extents.iter().zip(&self.in_place).filter(|(_, in_place)| !**in_place);
         let missing: HashSet<ChunkId> = missing.map(|(extent, _)| extent.chunk).collect();
         let end = target.bytes()?;
         for seed in seeds {
-            if holds_some(&seed.extents, target)? {
-                let usable =
-                    seed.extents.iter().filter(|extent| missing.contains(&extent.chunk) && extent.end() <= end);
-                for extent in usable {
-                    self.elsewhere.entry(extent.chunk).or_insert(extent.offset);
-                }
+            let usable = seed.extents.iter().filter(|extent| missing.contains(&extent.chunk) && extent.end() <= end);
+            for extent in usable {
+                self.elsewhere.entry(extent.chunk).or_insert(extent.offset);
             }
         }
         Ok(())
     }
 }
 
+/// Those of `seeds` of which `target` holds something in place.
+pub fn held(mut seeds: Vec<Manifest>, target: &Target) -> Result<Vec<Manifest>, Error> {
+    let held = seeds.iter().map(|seed| holds_some(&seed.extents, target)).collect::<Result<Vec<bool>, Error>>()?;
+    let mut held = held.into_iter();
+    seeds.retain(|_| held.next().unwrap_or_default());
+    Ok(seeds)
+}
+
+/// Whether all of some chunks, spread over the image, are in place.
+pub fn seems_whole(manifest: &Manifest, target: &Target) -> Result<bool, Error> {
+    Ok(!any(sample(&manifest.extents), target, false)?)
+}
+
+/// Which extents of `manifest` may be in place: those of the seeds, if the target is what they say; else all or, when none of
+/// a sample is, none.
+fn candidates(manifest: &Manifest, target: &Target, seeds: &[Manifest]) -> Result<Vec<bool>, Error> {
+    let extents = &manifest.extents;
+    if seeds.is_empty() {
+        return Ok(vec![holds_some(extents, target)?; extents.len()]);
+    }
+    let in_seed = |extent: &Extent, seed: &Manifest| {
+        let place = seed.extents.binary_search_by_key(&extent.offset, |other| other.offset);
+        place.is_ok_and(|place| seed.extents[place] == *extent)
+    };
+    let in_seeds: Vec<bool> = extents.iter().map(|extent| seeds.iter().any(|seed| in_seed(extent, seed))).collect();
+    let others: Vec<&Extent> =
+        extents.iter().zip(&in_seeds).filter(|(_, in_seeds)| !**in_seeds).map(|(extent, _)| extent).collect();
+    let doubted = others.iter().step_by(others.len().div_ceil(DOUBT_CHUNKS).max(1)).copied();
+    match any(doubted, target, true)? {
+        true => Ok(vec![true; extents.len()]),
+        false => Ok(in_seeds),
+    }
+}
+
 /// Whether any of some chunks, spread over the image, is in place.
 fn holds_some(extents: &[Extent], target: &Target) -> Result<bool, Error> {
-    let mut buffer = AlignedBuffer::new(READ_BYTES as usize + 2 * ALIGNMENT);
+    any(sample(extents), target, true)
+}
+
+fn sample(extents: &[Extent]) -> impl Iterator<Item = &Extent> {
     let step = extents.len().div_ceil(SAMPLE_CHUNKS).max(1);
-    let spread = extents.iter().step_by(step);
-    for extent in extents.iter().take(SAMPLE_CHUNKS / 2).chain(spread) {
-        if ChunkId::of(target.read(extent.offset..extent.end(), &mut buffer)?) == extent.chunk {
+    extents.iter().take(SAMPLE_CHUNKS / 2).chain(extents.iter().step_by(step))
+}
+
+/// Whether the target holds any of `extents` in place, or does not hold one, as `is_right` says.
+fn any<'a>(extents: impl Iterator<Item = &'a Extent>, target: &Target, is_right: bool) -> Result<bool, Error> {
+    let mut buffer = AlignedBuffer::new(READ_BYTES as usize + 2 * ALIGNMENT);
+    for extent in extents {
+        let found = ChunkId::of(target.read(extent.offset..extent.end(), &mut buffer)?);
+        if (found == extent.chunk) == is_right {
             return Ok(true);
         }
     }
@@ -160,11 +214,11 @@ fn compare(
     Ok(())
 }
 
-/// Extents that touch, grouped into reads, without those of which the target holds nothing.
-fn reads(extents: &[Extent], data: &[Range<u64>]) -> Vec<Range<usize>> {
+/// Those of `extents` that are to be looked at and touch, grouped into reads, without those of which the target holds nothing.
+fn reads(extents: &[Extent], looked_at: &[bool], data: &[Range<u64>]) -> Vec<Range<usize>> {
     let mut reads: Vec<Range<usize>> = Vec::new();
     let mut data = data.iter().peekable();
-    for (number, extent) in extents.iter().enumerate() {
+    for (number, extent) in extents.iter().enumerate().filter(|(number, _)| looked_at[*number]) {
         while data.next_if(|data| data.end <= extent.offset).is_some() {}
         if data.peek().is_none_or(|data| extent.end() <= data.start) {
             continue;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::apply::{Options, Receipt, Seed, make_match};
+use super::apply::{Options, Receipt, Seed, look_and_plan, make_match};
 use super::capture::{Content, capture};
 use super::chunk::ChunkId;
 use super::error::Error;
@@ -403,6 +403,37 @@ fn what_lies_elsewhere_on_the_target_is_moved_and_not_fetched() {
         assert!(site.content("out") == *wanted);
         assert!(receipt.moved_bytes > 15 << 20 && receipt.fetched_bytes < 4 << 20, "{receipt:?}");
     }
+}
+
+#[test]
+fn of_a_target_with_another_version_only_what_that_left_in_place_is_read() {
+    let site = Site::new();
+    let old = disk(1, 20 << 20);
+    let new = [&old[..4 << 20], &disk(2, 1 << 20), &old[4 << 20..]].concat();
+    let (_, first) = site.import_bytes(&old);
+    let (version, second) = site.import_bytes(&new);
+    apply(&first, &site.store, &site.target("out")).unwrap();
+    let source = ImageSource { store: &site.store, version: &version, key: site.key.public() };
+    let progress = Progress::default();
+    let plan = look_and_plan(&second, &source, &site.target("out"), &options(), &progress).unwrap().summary;
+    let read = Progress::get(&progress.survey_total_bytes);
+    assert!(read < 5 << 20, "{read} bytes were read");
+    assert!(plan.in_place_bytes == read && read > 3 << 20 && plan.fetch_bytes < 2 << 20, "{plan}");
+}
+
+#[test]
+fn an_update_that_was_cut_off_is_not_taken_for_the_version_before() {
+    let site = Site::new();
+    let (old, new) = (disk(1, 20 << 20), disk(2, 20 << 20));
+    let (_, first) = site.import_bytes(&old);
+    let (version, second) = site.import_bytes(&new);
+    let half = &new[..10 << 20];
+    apply(&first, &site.store, &site.target("out")).unwrap();
+    File::options().write(true).open(site.folder.path().join("out")).unwrap().write_all_at(half, 0).unwrap();
+    let source = ImageSource { store: &site.store, version: &version, key: site.key.public() };
+    let receipt = apply(&second, &source, &site.target("out")).unwrap();
+    assert!(receipt.kept_bytes > 19 << 19 && receipt.fetched_bytes < 21 << 19, "{receipt:?}");
+    assert!(site.content("out") == new);
 }
 
 #[test]

@@ -6,13 +6,14 @@ use crate::imaging::chunk::ChunkId;
 use crate::imaging::store::Location;
 use crate::imaging::store::format::{Entry, PackId};
 
-/// Some 80 bytes for each chunk: 1 TB of content takes 1 GB.
+/// Some 100 bytes for each chunk: 1 TB of content takes 1.2 GB.
 #[derive(Default)]
 pub struct Index {
-    packs: Vec<PackId>,
+    /// Each with its chunks in the order in which they lie.
+    packs: Vec<(PackId, Vec<Entry>)>,
     known: HashSet<PackId>,
-    /// The number is the pack's place in `packs`.
-    chunks: HashMap<ChunkId, (u32, Entry)>,
+    /// Place in `packs`, and among that pack's entries.
+    chunks: HashMap<ChunkId, (u32, u32)>,
 }
 
 impl Index {
@@ -30,19 +31,26 @@ impl Index {
         if !self.known.insert(pack) {
             return;
         }
-        let number = self.packs.len() as u32;
-        self.packs.push(pack);
-        for entry in entries {
-            self.chunks.entry(entry.id).or_insert((number, *entry));
+        let pack_number = self.packs.len() as u32;
+        for (number, entry) in (0..).zip(entries) {
+            self.chunks.entry(entry.id).or_insert((pack_number, number));
         }
+        self.packs.push((pack, entries.to_vec()));
     }
 
     pub fn find(&self, id: &ChunkId) -> Option<Location> {
-        let (pack, entry) = self.chunks.get(id)?;
-        Some(Location { pack: self.packs[*pack as usize], entry: *entry })
+        let (pack, number) = self.chunks.get(id)?;
+        let (pack, entries) = &self.packs[*pack as usize];
+        Some(Location { pack: *pack, entry: entries[*number as usize] })
     }
 
     pub fn contains(&self, id: &ChunkId) -> bool {
         self.chunks.contains_key(id)
+    }
+
+    /// The chunk that lies behind `id` in its pack: what followed it when it was stored.
+    pub fn behind(&self, id: &ChunkId) -> Option<Entry> {
+        let (pack, number) = self.chunks.get(id)?;
+        self.packs[*pack as usize].1.get(*number as usize + 1).copied()
     }
 }

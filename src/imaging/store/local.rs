@@ -83,6 +83,11 @@ impl LocalStore {
         self.index.read().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
+    /// The chunk that lies behind `id` in its pack: what most likely follows it on another disk too.
+    pub(in crate::imaging) fn behind(&self, id: &ChunkId) -> Option<Entry> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).behind(id)
+    }
+
     /// Reads the indexes of the packs that have come since the last time. A pack that is damaged is left out, and named.
     pub fn refresh(&self) -> Result<Vec<(PackId, PackDamage)>, Error> {
         let mut damaged = Vec::new();

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::imaging::capture::{Piece as Cut, cut_batch};
 use crate::imaging::chunk::{ChunkId, Sealer};
+use crate::imaging::cutter::{Piece as Cut, cut_batch};
 use crate::imaging::error::Error;
 use crate::imaging::manifest::{Extent, Header, Manifest};
 use crate::imaging::ranges::merged;

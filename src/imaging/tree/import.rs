@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::imaging::capture::Piece as Cut;
+use crate::imaging::cutter::Piece as Cut;
 use crate::imaging::error::Error;
 use crate::imaging::import::{Imported, Importer};
 use crate::imaging::manifest::{Header, Kind, TreeHeader};
