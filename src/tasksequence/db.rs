@@ -287,13 +287,13 @@ impl Sequences {
         Ok(self.named(record))
     }
 
-    /// Runs, newest first: of a machine, of a deployment, or all.
+    /// Runs, newest first: of a machine, of a deployment (in its order, which makes the rings), or all.
     pub fn runs(&self, machine: Option<&str>, deployment: Option<&str>) -> Result<Vec<RunRecord>, Error> {
         let machine = machine.map(|name| self.fleet.machine(name)).transpose()?.map(|machine| machine.id);
         let records: Vec<RunRecord> = self.fleet.db.read(|c| {
             let mut statement = c.prepare_cached(&format!(
                 "SELECT {RUN_COLUMNS} WHERE (?1 IS NULL OR run.machine = ?1) AND (?2 IS NULL OR run.deployment = ?2)
-                 ORDER BY run.created_at DESC, run.position LIMIT 5000"
+                 ORDER BY CASE WHEN ?2 IS NULL THEN run.created_at END DESC, run.position LIMIT 5000"
             ))?;
             let rows = statement.query_map((machine.as_ref().map(MachineId::as_str), deployment), read_run)?;
             Ok::<_, Error>(rows.collect::<Result<_, _>>()?)

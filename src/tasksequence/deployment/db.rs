@@ -153,7 +153,7 @@ impl Sequences {
                 ),
             )?;
             for (position, (machine, order)) in prepared.orders.iter().enumerate() {
-                self.insert_run(tx, &id, position, machine, order)?;
+                self.insert_run(tx, &id, position, machine, order, now)?;
             }
             let detail = format!("{} on {target}, erases {}", preview.sequence, preview.erases);
             audit::append(tx, now, &by.label(), "deployment-start", &id, &detail)?;
@@ -209,8 +209,8 @@ impl Sequences {
         position: usize,
         machine: &Machine,
         order: &RunOrder,
+        now: Timestamp,
     ) -> Result<(), Error> {
-        let now = self.fleet.clock.now();
         let id = RunId(fresh("run", now, secret::random()));
         let (order, sealed) = self.seal(&RunOrder { run: id.clone(), ..order.clone() });
         let directive = if order.debug { "pause" } else { "go" };
