@@ -74,12 +74,15 @@
     fetching = true;
     stale = false;
     const begun = performance.now();
+    const { begun: moves, ended: movesOver } = main.dataset;
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected && new URL(answer.url).pathname === "/login") { location.href = "/login"; return; }
       if (answer.ok) {
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-        if (fresh && !main.classList.contains("held")) {
+        // A page that was asked for while the reader moved something does not know of it yet.
+        if (moves !== movesOver || moves !== main.dataset.begun) stale = true;
+        else if (fresh && !main.classList.contains("held")) {
           showTimes(fresh);
           morphChildren(main, fresh);
           document.dispatchEvent(new CustomEvent("remint:changed"));

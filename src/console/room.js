@@ -18,7 +18,16 @@
     if (place) seat.classList.add(`x${place.column}`, `y${place.row}`);
   };
   const at = (place) => room.querySelector(`.seat.x${place.column}.y${place.row}`);
-  const keep = async (seat, place) => {
+  // One after the other, as they were made; meanwhile the page that the server has is older than this one (live.js).
+  const content = document.getElementById("content");
+  const count = (name) => { content.dataset[name] = Number(content.dataset[name] || 0) + 1; };
+  let earlier = Promise.resolve();
+  const keep = (seat, place) => {
+    count("begun");
+    earlier = earlier.then(() => tell(seat, place)).catch(() => { said.textContent = "Not kept: the appliance does not answer."; });
+    earlier.then(() => count("ended"));
+  };
+  const tell = async (seat, place) => {
     const name = seat.querySelector("a").textContent;
     const path = `/api/v1/machines/${encodeURIComponent(seat.dataset.machine)}/place`;
     const answer = await fetch(path, place
@@ -43,13 +52,13 @@
     held = event.target.closest && event.target.closest(".seat");
     if (!held) return;
     held.classList.add("held");
-    document.getElementById("content").classList.add("held");
+    content.classList.add("held");
     event.dataTransfer.setData("text/plain", held.dataset.machine);
     event.dataTransfer.effectAllowed = "move";
   });
   document.addEventListener("dragend", () => {
     if (held) held.classList.remove("held");
-    document.getElementById("content").classList.remove("held");
+    content.classList.remove("held");
     held = null;
   });
   scroll.addEventListener("dragover", (event) => { if (held) event.preventDefault(); });

@@ -46,6 +46,7 @@ async fn rooms(
             machines: &machines.iter().map(|machine| (&machine.id, machine)).collect(),
             doing: &(pages.hooks.doing)(),
             arranging: may_edit && fields.has("arrange"),
+            may_deploy: caller.principal.may(Capability::Deploy),
         };
         let chosen = fields.given("room").or_else(|| rooms.first().map(|room| room.name.as_str())).unwrap_or(ELSEWHERE);
         let room = rooms.iter().find(|room| room.name == chosen);
@@ -70,6 +71,7 @@ struct View<'a> {
     machines: &'a HashMap<&'a MachineId, &'a Machine>,
     doing: &'a AllDoing,
     arranging: bool,
+    may_deploy: bool,
 }
 
 fn choices(rooms: &[Room], chosen: &str, unplaced: usize) -> Markup {
@@ -91,6 +93,7 @@ fn drawn(room: &Room, view: &View<'_>, unplaced: &[&Machine], may_edit: bool) ->
                 h2 { (room.name) ": " (counted(known.len(), "machine", "machines")) }
                 @if may_edit && !view.arranging { a.button.quiet href={ (address) "&arrange=1" } { "Arrange" } }
                 @if view.arranging { a.button href=(address) { "Done" } }
+                @else if view.may_deploy && !known.is_empty() { (deploy_to(&known)) }
             }
             @if view.arranging { p.hint #room-help { "Drag a machine to its place, or give it the focus and move it with the arrow keys. Delete takes it out of the room." } p.hint role="status" #room-said {} }
             @if known.is_empty() && !view.arranging { (nothing("No machine has its place here yet: choose Arrange.")) }
@@ -104,6 +107,16 @@ fn drawn(room: &Room, view: &View<'_>, unplaced: &[&Machine], may_edit: bool) ->
             (section("Without a place", &html! {
                 div.unplaced.arranging { @for machine in unplaced { (tile(machine, view, "")) } }
             }))
+        }
+    }
+}
+
+/// Opens the wizard with the machines of the room chosen.
+fn deploy_to(known: &[(&Seat, &Machine)]) -> Markup {
+    html! {
+        form.inline method="get" action="/deployments/new" {
+            @for (_, machine) in known { input type="hidden" name="machine" value=(machine.name); }
+            button.quiet type="submit" { "Deploy to this room" }
         }
     }
 }
