@@ -2,9 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::part::{Tone, stacked};
+use super::part::{self, Tone, stacked};
 
 const ROW: usize = 44;
+/// More names of columns do not fit beside each other on a phone; the last column has one always.
+const NAMES_MAX: usize = 7;
 const COLUMNS_HEIGHT: f64 = 140.0;
 /// Where columns stand; above the highest is room for its figure.
 const BASE: f64 = COLUMNS_HEIGHT + 16.0;
@@ -46,43 +48,189 @@ pub fn columns(label: &str, columns: &[Column]) -> Markup {
                     rect class={ "fill-" (tone.class()) } x=(left) y=(format!("{:.1}", BASE - from - long)) width={ (format!("{:.2}", step * 0.76)) "%" } height=(format!("{long:.1}")) {}
                 }
                 @if total(column) > 0 { text.middle x={ (format!("{:.2}", (at as f64 + 0.5) * step)) "%" } y=(format!("{:.1}", BASE - height - 3.0)) { (total(column)) } }
-                text.middle.small x={ (format!("{:.2}", (at as f64 + 0.5) * step)) "%" } y=(BASE + 16.0) { (column.name) }
+                @if (columns.len() - 1 - at).is_multiple_of(columns.len().div_ceil(NAMES_MAX)) {
+                    text.middle.small x={ (format!("{:.2}", (at as f64 + 0.5) * step)) "%" } y=(BASE + 16.0) { (column.name) }
+                }
             }
         }
     }
 }
 
 /// A stretch of a disk.
+#[derive(Clone, Debug, Default)]
 pub struct Stretch {
+    /// That of its partition; 0 where there is none.
+    pub number: u32,
+    pub name: String,
+    pub filesystem: String,
+    pub label: String,
     pub start: u64,
     pub size: u64,
     /// How much of it holds something; drawn darker.
-    pub used: u64,
-    pub name: String,
+    pub used: Option<u64>,
+    pub mounted_at: String,
 }
 
-/// A disk with what lies on it, to scale; stretches too small to be seen are drawn a little wider.
+impl Stretch {
+    fn title(&self) -> String {
+        let words = [self.filesystem.as_str(), self.label.as_str(), self.name.as_str()];
+        let word = words.into_iter().find(|word| !word.is_empty()).unwrap_or("unknown");
+        format!("{word} {}", part::size(self.size))
+    }
+}
+
+/// What a disk consists of, in its order.
+enum Part<'a> {
+    /// The number among the stretches gives the colour.
+    Taken(usize, &'a Stretch),
+    Free {
+        start: u64,
+        size: u64,
+    },
+}
+
+impl Part<'_> {
+    fn size(&self) -> u64 {
+        match self {
+            Part::Taken(_, stretch) => stretch.size,
+            Part::Free { size, .. } => *size,
+        }
+    }
+
+    fn title(&self) -> String {
+        match self {
+            Part::Taken(_, stretch) => stretch.title(),
+            Part::Free { size, .. } => format!("unallocated {}", part::size(*size)),
+        }
+    }
+}
+
+/// A disk as a bar, what lies on it to scale, and the same as a table.
 pub fn disk(label: &str, size: u64, stretches: &[Stretch]) -> Markup {
-    let told: Vec<&str> = stretches.iter().map(|stretch| stretch.name.as_str()).collect();
-    let percent = |bytes: u64| bytes as f64 * 100.0 / size.max(1) as f64;
+    let parts = parts(size, stretches);
+    html! { (bar(label, &parts)) (list(&parts)) }
+}
+
+/// The stretches with what lies between them, as far as it is more than what partitions are aligned to.
+fn parts(size: u64, stretches: &[Stretch]) -> Vec<Part<'_>> {
+    const ALIGNMENT_BYTES: u64 = 4 << 20;
+    let mut sorted: Vec<(usize, &Stretch)> = stretches.iter().enumerate().collect();
+    sorted.sort_by_key(|(_, stretch)| stretch.start);
+    let (mut parts, mut end) = (Vec::new(), 0);
+    for (at, stretch) in sorted {
+        let gap = stretch.start.min(size).saturating_sub(end);
+        parts.extend((gap > ALIGNMENT_BYTES).then_some(Part::Free { start: end, size: gap }));
+        parts.push(Part::Taken(at, stretch));
+        end = end.max(stretch.start.saturating_add(stretch.size));
+    }
+    let gap = size.saturating_sub(end);
+    parts.extend((gap > ALIGNMENT_BYTES).then_some(Part::Free { start: end, size: gap }));
+    parts
+}
+
+/// In percent of all: what is too small to be seen is drawn wider, at the cost of the rest.
+fn widths(parts: &[Part<'_>]) -> Vec<f64> {
+    const LEAST_PERCENT: f64 = 2.5;
+    let total = parts.iter().map(|part| part.size() as f64).sum::<f64>().max(1.0);
+    let least = LEAST_PERCENT.min(50.0 / parts.len().max(1) as f64);
+    let wished = parts.iter().map(|part| (part.size() as f64 * 100.0 / total).max(least));
+    let rest = |width: f64| width - least;
+    let spare = wished.clone().map(rest).sum::<f64>();
+    let room = 100.0 - least * parts.len() as f64;
+    wished
+        .map(|width| least + if spare > 0.0 { rest(width) * room / spare } else { room / parts.len() as f64 })
+        .collect()
+}
+
+fn bar(label: &str, parts: &[Part<'_>]) -> Markup {
+    let told: Vec<String> = parts.iter().map(Part::title).collect();
+    let widths = widths(parts);
+    let lefts = widths.iter().scan(0.0, |at, width| Some(std::mem::replace(at, *at + width)));
     html! {
         svg.disk width="100%" height="44" role="img" aria-label={ (label) ": " (told.join(", ")) } {
             rect.fill-none x="0" y="0" width="100%" height="44" rx="6" {}
-            @for (at, stretch) in stretches.iter().enumerate() {
-                @let left = percent(stretch.start).min(100.0);
-                @let width = percent(stretch.size).max(0.6).min(100.0 - left);
-                @let filled = percent(stretch.used.min(stretch.size)).max(0.3).min(width);
-                rect class={ "part part-" (at % 6) } x={ (format!("{left:.3}")) "%" } y="0" width={ (format!("{width:.3}")) "%" } height="44" { title { (stretch.name) } }
-                @if stretch.used > 0 { rect class={ "used part-" (at % 6) } x={ (format!("{left:.3}")) "%" } y="0" width={ (format!("{filled:.3}")) "%" } height="44" { title { (stretch.name) } } }
-                @if width > 9.0 { text x={ (format!("{:.3}", left + 0.8)) "%" } y="27" { (shortened(&stretch.name)) } }
+            @for ((part, width), left) in parts.iter().zip(&widths).zip(lefts) {
+                svg x={ (format!("{left:.3}")) "%" } y="0" width={ (format!("{width:.3}")) "%" } height="44" { (piece(part, *width)) }
             }
         }
     }
 }
 
-/// The dot beside the words for the stretch of that number.
-pub fn disk_dot(at: usize) -> Markup {
-    html! { span class={ "dot part-" (at % 6) } {} }
+/// A part within its own frame, which cuts what does not fit.
+fn piece(part: &Part<'_>, width: f64) -> Markup {
+    let title = part.title();
+    html! {
+        title { (title) }
+        @if let Part::Taken(at, stretch) = part {
+            rect class={ "part part-" (at % 6) } x="0" y="0" width="100%" height="44" {}
+            @if let Some(used) = stretch.used.filter(|used| *used > 0 && stretch.size > 0) {
+                @let filled = used.min(stretch.size) as f64 * 100.0 / stretch.size as f64;
+                rect class={ "used part-" (at % 6) } x="0" y="38" width={ (format!("{filled:.2}")) "%" } height="6" {}
+            }
+        }
+        @match fit(&title, width) {
+            Fit::Always => { text x="8" y="25" { (title) } }
+            Fit::OnWideScreens => { text.wide x="8" y="25" { (title) } (number(part, "narrow")) }
+            Fit::Never => { (number(part, "middle")) }
+        }
+    }
+}
+
+fn number(part: &Part<'_>, class: &str) -> Markup {
+    let number = match part {
+        Part::Taken(_, stretch) => stretch.number,
+        Part::Free { .. } => 0,
+    };
+    html! { @if number > 0 { text class={ "middle " (class) } x="50%" y="25" { (number) } } }
+}
+
+enum Fit {
+    Always,
+    OnWideScreens,
+    Never,
+}
+
+/// Where a text of this length fits into so many percent of the bar: that of a phone, that of a laptop (pages.css).
+fn fit(text: &str, percent: f64) -> Fit {
+    const CHARACTER_PIXELS: f64 = 7.5;
+    let needed = text.chars().count() as f64 * CHARACTER_PIXELS + 14.0;
+    let has_room = |bar_pixels: f64| bar_pixels * percent / 100.0 >= needed;
+    match (has_room(320.0), has_room(900.0)) {
+        (true, _) => Fit::Always,
+        (false, true) => Fit::OnWideScreens,
+        (false, false) => Fit::Never,
+    }
+}
+
+fn list(parts: &[Part<'_>]) -> Markup {
+    let is_mounted = |part: &Part<'_>| matches!(part, Part::Taken(_, stretch) if !stretch.mounted_at.is_empty());
+    let heads = ["Partition", "File system", "Label", "Begins at", "Size", "Used", "Mounted at"];
+    let shown = if parts.iter().any(is_mounted) { heads.len() } else { heads.len() - 1 };
+    part::table(
+        &heads[..shown],
+        &html! {
+            @for part in parts {
+                tr {
+                    @match part {
+                        Part::Taken(at, stretch) => {
+                            td { span class={ "dot part-" (at % 6) } {} @if stretch.number > 0 { (stretch.number) " " } (stretch.name) }
+                            td { (if stretch.filesystem.is_empty() { "not recognised" } else { &stretch.filesystem }) }
+                            td { (stretch.label) }
+                            td { (part::size(stretch.start)) }
+                            td { (part::size(stretch.size)) }
+                            td { @if let Some(used) = stretch.used { (part::size(used)) " (" (used.saturating_mul(100) / stretch.size.max(1)) " %)" } }
+                            @if shown == heads.len() { td { (stretch.mounted_at) } }
+                        }
+                        Part::Free { start, size } => {
+                            td { span.dot.fill-none {} "unallocated" }
+                            td {} td {} td { (part::size(*start)) } td { (part::size(*size)) } td {}
+                            @if shown == heads.len() { td {} }
+                        }
+                    }
+                }
+            }
+        },
+    )
 }
 
 fn shortened(name: &str) -> String {
@@ -103,9 +251,36 @@ mod tests {
         assert!(!columns("x", &[]).0.contains("NaN"));
         let one = columns("x", &[Column { name: "1".into(), parts: vec![(Tone::Good, 3), (Tone::Bad, 1)] }]);
         assert!(one.0.contains("height=\"105.0\"") && one.0.contains("height=\"35.0\""), "{}", one.0);
-        let end = disk("d", 100, &[Stretch { start: 100, size: 100, used: 100, name: "p".into() }]);
-        assert!(end.0.contains("width=\"0.000%\""), "{}", end.0);
-        assert!(!disk("d", 0, &[Stretch { start: 5, size: 7, used: 7, name: "p".into() }]).0.contains("NaN"));
+        assert!(!disk("d", 0, &[stretch(5, 7)]).0.contains("NaN"));
+        assert!(!disk("d", 0, &[]).0.contains("NaN"));
+    }
+
+    fn stretch(start: u64, size: u64) -> Stretch {
+        Stretch { number: 1, start, size, used: Some(size), ..Stretch::default() }
+    }
+
+    #[test]
+    fn a_disk_is_drawn_whole_with_what_is_unallocated_and_what_is_tiny() {
+        const GB: u64 = 1_000_000_000;
+        let stretches = [stretch(1 << 20, GB), stretch(300 * GB, 100 * GB), stretch(2 << 30, 1 << 20)];
+        let parts = parts(500 * GB, &stretches);
+        let titles: Vec<String> = parts.iter().map(Part::title).collect();
+        let expect = [
+            "unknown 1.0 GB",
+            "unallocated 1.1 GB",
+            "unknown 1.0 MB",
+            "unallocated 297.9 GB",
+            "unknown 100.0 GB",
+            "unallocated 100.0 GB",
+        ];
+        assert_eq!(titles, expect);
+        let widths = widths(&parts);
+        assert!((widths.iter().sum::<f64>() - 100.0).abs() < 0.001, "{widths:?}");
+        assert!(widths.iter().all(|width| *width > 2.4) && widths[3] > 50.0, "{widths:?}");
+        let beyond = disk("d", 100, &[stretch(u64::MAX, u64::MAX), stretch(0, u64::MAX)]).0;
+        assert!(!beyond.contains("inf") && !beyond.contains("NaN"), "{beyond}");
+        let many: Vec<Stretch> = (0..200).map(|at| stretch(at, 1)).collect();
+        assert!((super::widths(&super::parts(200, &many)).iter().sum::<f64>() - 100.0).abs() < 0.001);
     }
 
     #[test]

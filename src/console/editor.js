@@ -41,6 +41,12 @@
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   };
+  // What stands between backticks is typed as it stands.
+  const sentence = (words, attributes = {}) => {
+    const made = element("p", "", attributes);
+    made.append(...words.split("`").map((part, at) => (at % 2 ? element("code", part) : part)));
+    return made;
+  };
   const showFindings = () => {
     if (problems.length === 0) { findings.replaceChildren(element("p", "Nothing is wrong.", { class: "success" })); return; }
     const entries = problems.map((problem) => {
@@ -49,8 +55,8 @@
         problem.file
           ? element("b", `${problem.file}, line ${problem.line}, column ${problem.column}`)
           : element("button", `line ${problem.line}, column ${problem.column}`, { type: "button", class: "quiet", "data-line": problem.line, "data-column": problem.column }),
-        element("p", problem.message));
-      if (problem.hint) entry.append(element("p", problem.hint, { class: "hint" }));
+        sentence(problem.message));
+      if (problem.hint) entry.append(sentence(problem.hint, { class: "hint" }));
       return entry;
     });
     const all = document.createElement("ul");

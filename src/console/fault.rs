@@ -44,7 +44,7 @@ fn explained(problem: &Problem, back: &str) -> Markup {
     html! {
         section {
             p.problem role="alert" { (sentence(&problem.detail)) }
-            @if let Some(hint) = &problem.hint { p { b { "What to do: " } (hint) } }
+            @if let Some(hint) = &problem.hint { p { b { "What to do: " } (super::part::words(hint)) } }
             p.actions { a.button href=(back) { "Go back" } }
             p.hint { (problem.status) " " (problem.title) }
         }

@@ -1,6 +1,6 @@
 //! Pieces that pages are made of.
 
-use maud::{Markup, html};
+use maud::{Markup, PreEscaped, html};
 
 use crate::stdx::time::Timestamp;
 
@@ -48,17 +48,29 @@ pub fn run_progress(run: &str, done: u64, total: u64, note: &str) -> Markup {
     }
 }
 
-/// A share of a whole in its colour: how many, and what they are called.
+/// A share of a whole in its colour, and what is said of it: `3 running`.
 pub struct Share {
     pub tone: Tone,
     pub count: u64,
-    pub name: String,
+    pub told: String,
+}
+
+impl Share {
+    /// So many of these.
+    pub fn counted(tone: Tone, count: u64, name: &str) -> Share {
+        Share { tone, count, told: format!("{count} {name}") }
+    }
+
+    /// So many bytes of these.
+    pub fn measured(tone: Tone, bytes: u64, name: &str) -> Share {
+        Share { tone, count: bytes, told: format!("{} {name}", size(bytes)) }
+    }
 }
 
 /// Shares side by side in one line, with the figures below it.
 pub fn shares(shares: &[Share]) -> Markup {
     let shown: Vec<&Share> = shares.iter().filter(|share| share.count > 0).collect();
-    let told: Vec<String> = shown.iter().map(|share| format!("{} {}", share.count, share.name)).collect();
+    let told: Vec<&str> = shown.iter().map(|share| share.told.as_str()).collect();
     let places = stacked(shown.iter().map(|share| share.count), 100.0);
     html! {
         div.shares {
@@ -68,7 +80,7 @@ pub fn shares(shares: &[Share]) -> Markup {
                     rect class={ "fill-" (share.tone.class()) } x={ (format!("{left:.2}")) "%" } y="0" width={ (format!("{width:.2}")) "%" } height="10" {}
                 }
             }
-            ul.legend { @for share in &shown { li { span class={ "dot fill-" (share.tone.class()) } {} (share.count) " " (share.name) } } }
+            ul.legend { @for share in &shown { li { span class={ "dot fill-" (share.tone.class()) } {} (share.told) } } }
         }
     }
 }
@@ -85,9 +97,18 @@ pub fn facts(pairs: &[(&str, Option<String>)]) -> Markup {
     html! {
         dl.facts {
             @for (name, value) in pairs {
-                @if let Some(value) = value { div { dt { (name) } dd { (value) } } }
+                @if let Some(value) = value { div class=[room(value)] { dt { (name) } dd { (value) } } }
             }
         }
+    }
+}
+
+/// Identifiers take the room of two, hashes a line, so that they can be read in one piece.
+fn room(value: &str) -> Option<&'static str> {
+    match value.chars().count() {
+        0..32 => None,
+        32..56 => Some("long"),
+        _ => Some("whole"),
     }
 }
 
@@ -108,14 +129,55 @@ pub fn anchor(title: &str) -> String {
     letters.collect::<String>().trim_matches('-').to_owned()
 }
 
-/// A table that scrolls by itself where the screen is narrow.
+/// Tables with more columns are rows of named values on a phone.
+const COLUMNS_BESIDE_MAX: usize = 4;
+
+/// A table. Where the screen is narrow it scrolls by itself, or each row becomes a list of its cells with their heads.
 pub fn table(heads: &[&str], rows: &Markup) -> Markup {
+    let stacks = heads.len() > COLUMNS_BESIDE_MAX;
     html! {
-        div.scroll tabindex="0" role="group" aria-label="table" {
+        div.scroll.stacks[stacks] tabindex="0" role="group" aria-label="table" {
             table {
                 thead { tr { @for head in heads { th scope="col" { (head) } } } }
-                tbody { (rows) }
+                tbody { @if stacks { (with_heads(heads, rows)) } @else { (rows) } }
             }
+        }
+    }
+}
+
+/// The same rows, with the head of its column at each cell, for the stylesheet. A cell may hold another table.
+fn with_heads(heads: &[&str], rows: &Markup) -> Markup {
+    let mut told = String::with_capacity(rows.0.len() * 2);
+    let (mut column, mut depth) = (0, 0u32);
+    for (at, piece) in rows.0.split('<').enumerate() {
+        if at > 0 {
+            told.push('<');
+        }
+        let name =
+            piece.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '/').next().unwrap_or_default();
+        match (name, depth) {
+            ("table", _) => depth += 1,
+            ("/table", _) => depth = depth.saturating_sub(1),
+            ("tr", 0) => column = 0,
+            ("td", 0) => {
+                let head = html! { (heads.get(column).copied().unwrap_or_default()) };
+                told.push_str(&format!("td data-head=\"{}\"", head.0));
+                told.push_str(&piece[name.len()..]);
+                column += 1;
+                continue;
+            }
+            _ => {}
+        }
+        told.push_str(piece);
+    }
+    PreEscaped(told)
+}
+
+/// A sentence, with what stands between backticks as what is typed.
+pub fn words(text: &str) -> Markup {
+    html! {
+        @for (at, part) in text.split('`').enumerate() {
+            @if at % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }
@@ -208,5 +270,25 @@ pub fn duration(milliseconds: u64) -> String {
 
 /// What stands in the place of an empty list: what would be here and how it comes to be.
 pub fn nothing(text: &str) -> Markup {
-    html! { p.nothing { (text) } }
+    html! { p.nothing { (words(text)) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cell_knows_its_head_and_those_of_a_table_within_do_not() {
+        let inner = html! { table { tr { td { "i" } } } };
+        let rows = html! { @for _ in 0..2 { tr data-key="k" { td.figure { "a < b" } td { (inner) } td { "<td>" } } } };
+        let told = with_heads(&["A & B", "C", "D"], &rows).0;
+        let row = "<tr data-key=\"k\"><td data-head=\"A &amp; B\" class=\"figure\">a &lt; b</td>\
+            <td data-head=\"C\"><table><tr><td>i</td></tr></table></td><td data-head=\"D\">&lt;td&gt;</td></tr>";
+        assert_eq!(told, row.repeat(2));
+    }
+
+    #[test]
+    fn what_is_typed_is_shown_as_code() {
+        assert_eq!(words("run `remint <x>` now").0, "run <code>remint &lt;x&gt;</code> now");
+    }
 }

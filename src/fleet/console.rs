@@ -19,6 +19,7 @@ use crate::console::form::{Fields, escaped};
 use crate::console::page::{live_page, page};
 use crate::console::part::{
     Tone, action, badge, counted, facts, guarded, instant, nothing, pager, quiet_action, run_progress, section, table,
+    words,
 };
 
 /// Machines on one page of the list.
@@ -174,7 +175,10 @@ fn why(machine: &Machine, doing: Option<&Doing>) -> Markup {
         @if let Some(code) = &machine.pairing_code { "waits for approval with the code " span.code { (code) } }
         @else if let Some(question) = question { "asks: " (question) }
         @else if let Some(notice) = &machine.notice { (notice) }
-        @else if let Some(doing) = doing { (doing.error.as_deref().unwrap_or("its run failed")) }
+        @else if let Some(doing) = doing {
+            @if doing.state == RunState::Cancelled { "its run was cancelled" }
+            @else { (words(doing.error.as_deref().unwrap_or("its run failed"))) }
+        }
         @else { "it failed" }
     }
 }
@@ -183,7 +187,7 @@ fn way_out(machine: &Machine, doing: Option<&Doing>) -> Markup {
     html! {
         @if machine.pairing_code.is_some() { a href="/approvals" { "Compare the codes" } }
         @else if let Some(doing) = doing {
-            @if let Some(hint) = &doing.hint { (hint) " " }
+            @if let Some(hint) = &doing.hint { (words(hint)) " " }
             a href={ "/runs/" (doing.run) } { "See the run" }
         }
         @else { a href={ "/machines/" (machine.name) } { "Look at it" } }

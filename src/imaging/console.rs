@@ -142,35 +142,18 @@ fn about(detail: &ImageDetail, (unique, shared): (u64, u64)) -> Markup {
 }
 
 fn layout(detail: &ImageDetail) -> Markup {
-    let partitions = &detail.header.partitions;
     let stretch = |partition: &Partition| Stretch {
+        number: partition.number,
+        name: partition.name.clone(),
+        filesystem: partition.filesystem.clone(),
+        label: partition.label.clone(),
         start: partition.start,
         size: partition.size,
-        used: partition.used_bytes,
-        name: partition_name(partition),
+        used: Some(partition.used_bytes).filter(|used| *used > 0),
+        ..Stretch::default()
     };
-    let stretches: Vec<Stretch> = partitions.iter().map(stretch).collect();
-    html! {
-        (chart::disk("The disk of the image", detail.row.size, &stretches))
-        (table(&["Partition", "Content", "Label", "Begins at", "Size", "Used"], &html! {
-            @for (at, partition) in partitions.iter().enumerate() {
-                tr {
-                    td { (chart::disk_dot(at)) @if partition.number > 0 { (partition.number) " " } (partition.name) }
-                    td { (if partition.filesystem.is_empty() { "not recognised" } else { &partition.filesystem }) }
-                    td { (partition.label) }
-                    td { (size(partition.start)) }
-                    td { (size(partition.size)) }
-                    td { @if partition.used_bytes > 0 { (size(partition.used_bytes)) " (" (partition.used_bytes * 100 / partition.size.max(1)) " %)" } }
-                }
-            }
-        }))
-    }
-}
-
-fn partition_name(partition: &Partition) -> String {
-    let words = [partition.filesystem.as_str(), partition.label.as_str(), partition.name.as_str()];
-    let word = words.into_iter().find(|word| !word.is_empty()).unwrap_or("unknown");
-    format!("{word} {}", size(partition.size))
+    let stretches: Vec<Stretch> = detail.header.partitions.iter().map(stretch).collect();
+    chart::disk("The disk of the image", detail.row.size, &stretches)
 }
 
 fn comparison(title: &str, others: &[Version], with: &str, diff: Option<&Diff>) -> Markup {
@@ -192,7 +175,7 @@ fn compare(images: &Images, old: &Version, new: &Version) -> Result<Diff, Proble
 }
 
 fn difference(diff: &Diff) -> Markup {
-    let share = |tone, bytes: u64, name: &str| Share { tone, count: bytes / 1000, name: format!("kB {name}") };
+    let share = Share::measured;
     html! {
         (facts(&[
             ("The same, in the same place", Some(size(diff.same_bytes))),

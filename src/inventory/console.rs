@@ -12,14 +12,14 @@ use serde_json::Value;
 
 use super::db::Inventory;
 use super::difference::Change;
-use super::model::{Adapter, Disk, Hardware};
+use super::model::{Adapter, Disk, Hardware, Partition};
 use super::query::{self, Answer, VIEWS};
 use crate::access::Capability;
 use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
-use crate::console::chart;
+use crate::console::chart::{self, Stretch};
 use crate::console::form::{Fields, escaped};
 use crate::console::page::page;
-use crate::console::part::{Tone, badge, counted, facts, folded, instant, nothing, section, size, table};
+use crate::console::part::{Tone, badge, counted, facts, folded, instant, nothing, section, size, table, words};
 use crate::fleet::MachineId;
 use crate::fleet::machine::Machine;
 use crate::stdx::hint::{Hint, chain};
@@ -68,7 +68,7 @@ async fn ask(State(inventory): Shared, caller: Caller, Form(fields): Form<Fields
             }
             @match &answered {
                 Some(Ok(answer)) => { (section("Answer", &shown(answer, &sql))) }
-                Some(Err(error)) => { section { h2 { "Answer" } p.problem role="alert" { (chain(error)) } @if let Some(hint) = error.hint() { p { b { "What to do: " } (hint) } } } }
+                Some(Err(error)) => { section { h2 { "Answer" } p.problem role="alert" { (chain(error)) } @if let Some(hint) = error.hint() { p { b { "What to do: " } (words(&hint)) } } } }
                 None => {}
             }
             (section("What can be asked", &views()))
@@ -221,7 +221,27 @@ fn disks(disks: &[Disk]) -> Markup {
                 }
             }
         }))
+        @for disk in disks.iter().filter(|disk| !disk.partitions.is_empty()) {
+            h3 { "What lies on " (disk.name) }
+            (layout(disk))
+        }
     }
+}
+
+fn layout(disk: &Disk) -> Markup {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let stretch = |partition: &Partition| Stretch {
+        number: partition.number,
+        name: text(&partition.name),
+        filesystem: text(&partition.filesystem),
+        label: text(&partition.label),
+        start: partition.start,
+        size: partition.bytes,
+        used: partition.used_bytes,
+        mounted_at: text(&partition.mounted_at),
+    };
+    let stretches: Vec<Stretch> = disk.partitions.iter().map(stretch).collect();
+    chart::disk(&disk.name, disk.bytes, &stretches)
 }
 
 fn health(disk: &Disk) -> Markup {

@@ -8,7 +8,7 @@ use super::model::{
     Adapter, Battery, Board, Chassis, Disk, Firmware, Hardware, Health, Memory, PciDevice, Processor, System, Tpm,
     UsbDevice,
 };
-use super::{lldp, smbios, tpm};
+use super::{lldp, partitions, smbios, tpm};
 use crate::stdx::{ata, interface, nvme};
 
 /// What the machine at `root` (`/` for the running one) is made of. What cannot be read is left out.
@@ -22,7 +22,7 @@ pub fn collect(root: &Path) -> Hardware {
         firmware: firmware(&sys),
         processor: processor(root),
         memory: memory(root),
-        disks: disks(&sys).into_iter().map(|disk| with_health(disk, &sys)).collect(),
+        disks: disks(&sys).into_iter().map(|disk| partitions::with_partitions(with_health(disk, &sys), root)).collect(),
         adapters: adapters(&sys),
         pci: pci(&sys),
         usb: usb(&sys),
@@ -150,6 +150,7 @@ pub fn disks(sys: &Path) -> Vec<Disk> {
             removable: number("removable") == Some(1),
             transport: transport(&name, &folder),
             health: None,
+            partitions: Vec::new(),
             name,
         });
     }

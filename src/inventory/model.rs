@@ -162,6 +162,27 @@ pub struct Disk {
     pub transport: Option<String>,
     /// `None` where the drive does not say (virtual disks, USB).
     pub health: Option<Health>,
+    /// In the order of the partition table.
+    pub partitions: Vec<Partition>,
+}
+
+/// A part of a disk as the partition table and the file system's own header have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Partition {
+    /// As Linux numbers it; 0 is a file system that has the whole disk.
+    pub number: u32,
+    /// What a GPT calls it.
+    pub name: Option<String>,
+    /// Bytes from the beginning of the disk.
+    pub start: u64,
+    pub bytes: u64,
+    /// `ext4`, `ntfs`, `swap`, `luks` ...; `None` where nothing is recognised.
+    pub filesystem: Option<String>,
+    pub label: Option<String>,
+    /// `None` where the file system's header does not say (FAT, NTFS) and it is not mounted.
+    pub used_bytes: Option<u64>,
+    pub mounted_at: Option<String>,
 }
 
 /// What a drive counts of itself (SMART), without what changes by the hour.

@@ -63,6 +63,16 @@ pub const VIEWS: &[View] = &[
               FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.hardware, '$.disks') d",
     },
     View {
+        name: "partitions",
+        about: "one row a partition: machine, disk, partition, name, start, bytes, filesystem, label, used_bytes, mounted_at",
+        sql: "SELECT m.name AS machine, d.value ->> '$.name' AS disk, p.value ->> '$.number' AS partition,
+                p.value ->> '$.name' AS name, p.value ->> '$.start' AS start, p.value ->> '$.bytes' AS bytes,
+                p.value ->> '$.filesystem' AS filesystem, p.value ->> '$.label' AS label,
+                p.value ->> '$.used_bytes' AS used_bytes, p.value ->> '$.mounted_at' AS mounted_at
+              FROM main.inventory i JOIN main.machine m ON m.id = i.machine, json_each(i.hardware, '$.disks') d,
+                json_each(d.value, '$.partitions') p",
+    },
+    View {
         name: "adapters",
         about: "one row a network adapter: machine, adapter, mac, permanent_mac, driver, link, megabits, switch, switch_port",
         sql: "SELECT m.name AS machine, a.value ->> '$.name' AS adapter, a.value ->> '$.mac' AS mac,

@@ -11,7 +11,7 @@ use super::recorder::{Ended, Entry, Event, Explained, Recorder};
 use crate::access::Capability;
 use crate::api::{Access, Caller, Problem, Routes, Table};
 use crate::console::page::page;
-use crate::console::part::{counted, duration, instant, nothing, section, size, table};
+use crate::console::part::{counted, duration, instant, nothing, section, size, table, words};
 use crate::fleet::machine::Machine;
 
 /// Boots on the page of all.
@@ -54,7 +54,7 @@ fn story(boot: &Explained) -> Markup {
         details.boot {
             summary {
                 b { (record.mac) } " " @if let Some(last) = record.events.last() { (instant(last.at)) }
-                p { (boot.sentence) }
+                p { (words(&boot.sentence)) }
             }
             p.hint { (record.firmware) ", by " (way(record.transport)) @if let Some(uuid) = &record.uuid { ", UUID " (uuid) } }
             (table(&["When", "What happened"], &html! { @for entry in &record.events { (event_row(entry)) } }))

@@ -66,7 +66,7 @@ async fn software_page(
 
 fn standing_shares(standings: &[Standing]) -> Markup {
     let count = |state: Compliance| standings.iter().filter(|standing| standing.finding.state == state).count() as u64;
-    let share = |state: Compliance, name: &str| Share { tone: tone(state), count: count(state), name: name.to_owned() };
+    let share = |state: Compliance, name: &str| Share::counted(tone(state), count(state), name);
     html! {
         @if standings.is_empty() { (nothing("No machine has reported yet.")) }
         @else {
@@ -332,8 +332,8 @@ pub fn reports(software: &SoftwareStore) -> Markup {
             @else {
                 p { (counted(machines.len(), "machine has", "machines have")) " a baseline." }
                 (shares(&[
-                    Share { tone: Tone::Good, count: good, name: "in order".into() },
-                    Share { tone: Tone::Bad, count: bad, name: "not in order".into() },
+                    Share::counted(Tone::Good, good, "in order"),
+                    Share::counted(Tone::Bad, bad, "not in order"),
                 ]))
                 p.hint { a href="/software?show=faults" { "What is not in order" } }
             }

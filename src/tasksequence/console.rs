@@ -15,6 +15,7 @@ use crate::console::form::{Fields, escaped};
 use crate::console::page::live_page;
 use crate::console::part::{
     Tone, badge, counted, duration, facts, instant, nothing, pager, quiet_action, run_progress, section, size, table,
+    words,
 };
 use crate::fleet::console::{AllDoing, Doing};
 use crate::fleet::deployment::RunState;
@@ -284,8 +285,8 @@ fn run_badge(run: &RunRecord) -> Markup {
 fn summary(run: &RunRecord) -> Markup {
     html! {
         p { (run_badge(run)) " " @if run.state == RunState::Running { (step_now(run)) } }
-        @if let Some(error) = &run.error { p.problem { (error) } }
-        @if let Some(hint) = &run.hint { p { b { "What to do: " } (hint) } }
+        @if let Some(error) = &run.error { p.problem { (words(error)) } }
+        @if let Some(hint) = &run.hint { p { b { "What to do: " } (words(hint)) } }
         (facts(&[
             ("Sequence", Some(format!("{} ({})", run.sequence, run.version.get(..12).unwrap_or(&run.version)))),
             ("Took", run.finished_at.map(|_| took(run))),
@@ -329,8 +330,8 @@ fn step_row(step: &StepRecord, run: &RunRecord) -> Markup {
 
 fn findings(step: &StepRecord) -> Markup {
     html! {
-        @if let Some(error) = &step.error { p.problem { (error) } }
-        @if let Some(hint) = &step.hint { p.hint { "What to do: " (hint) } }
+        @if let Some(error) = &step.error { p.problem { (words(error)) } }
+        @if let Some(hint) = &step.hint { p.hint { "What to do: " (words(hint)) } }
         @if !step.evidence.is_empty() {
             details {
                 summary { (counted(step.evidence.len(), "finding", "findings")) }

@@ -99,8 +99,7 @@ fn state(deployment: &DeploymentRecord) -> Markup {
 }
 
 fn run_shares(counts: &Counts) -> Markup {
-    let share =
-        |state: RunState, count: u32| Share { tone: tone(state), count: count.into(), name: state.name().into() };
+    let share = |state: RunState, count: u32| Share::counted(tone(state), count.into(), state.name());
     shares(&[
         share(RunState::Succeeded, counts.succeeded),
         share(RunState::Running, counts.running),

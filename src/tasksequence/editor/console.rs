@@ -12,7 +12,7 @@ use crate::access::Capability;
 use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
 use crate::console::form::{Fields, escaped};
 use crate::console::page::{page, script};
-use crate::console::part::{Tone, badge, counted, instant, nothing, section, size, table};
+use crate::console::part::{Tone, badge, counted, instant, nothing, section, size, table, words};
 use crate::fleet::machine::Machine;
 use crate::stdx::hint::{Hint, chain};
 use crate::tasksequence::api::problem;
@@ -142,7 +142,7 @@ fn planned(sequences: &Sequences, sequence: &Sequence, machine: &str) -> Markup 
 }
 
 fn failure(error: &Error) -> Markup {
-    html! { p.problem { (chain(error)) } @if let Some(hint) = error.hint() { p { b { "What to do: " } (hint) } } }
+    html! { p.problem { (chain(error)) } @if let Some(hint) = error.hint() { p { b { "What to do: " } (words(&hint)) } } }
 }
 
 /// A plan, step by step; groups are headings.
@@ -164,7 +164,7 @@ fn plan_row(item: &PlannedItem) -> Markup {
                     Fate::Runs { what } => { (what) }
                     Fate::Skipped { why } => { (badge(Tone::Quiet, "skipped")) " " (why) }
                     Fate::Open { why } => { (badge(Tone::Attention, "open")) " " (why) }
-                    Fate::Fails { error, hint } => { p.problem { (error) } @if let Some(hint) = hint { p.hint { "What to do: " (hint) } } }
+                    Fate::Fails { error, hint } => { p.problem { (error) } @if let Some(hint) = hint { p.hint { "What to do: " (words(hint)) } } }
                 }
             }
         }
@@ -261,8 +261,8 @@ fn findings(problems: &[parser::Problem]) -> Markup {
                             Some(file) => { b { (file) ", line " (problem.line) ", column " (problem.column) } }
                             None => { button.quiet type="button" data-line=(problem.line) data-column=(problem.column) { "line " (problem.line) ", column " (problem.column) } }
                         }
-                        p { (problem.message) }
-                        @if let Some(hint) = &problem.hint { p.hint { (hint) } }
+                        p { (words(&problem.message)) }
+                        @if let Some(hint) = &problem.hint { p.hint { (words(hint)) } }
                     }
                 }
             }
