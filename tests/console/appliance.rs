@@ -20,20 +20,33 @@ pub(crate) struct Appliance {
     pub(crate) base: String,
     pub(crate) invitation: String,
     authority: String,
-    site: PathBuf,
+    pub(crate) site: PathBuf,
+    pub(crate) tftp_port: u16,
 }
 
 impl Appliance {
     pub(crate) fn start(folder: &Path) -> Appliance {
+        Appliance::start_with(folder, "off")
+    }
+
+    /// `dhcp` is the mode; `proxy` takes port 67.
+    pub(crate) fn start_with(folder: &Path, dhcp: &str) -> Appliance {
         let site = folder.join("site");
-        let made = Command::new(PROGRAM).args(["--json", "--data"]).arg(&site).args(["init", "--name", "lab"]).output();
-        let made: Value = serde_json::from_slice(&made.unwrap().stdout).unwrap();
-        let [http, https, tftp] = ports();
+        let made = remint(&site, &["init", "--name", "lab"]);
+        let invitation = made["invitation"].as_str().unwrap().to_owned();
+        let mut appliance = Appliance::serve(site, dhcp);
+        appliance.invitation = invitation;
+        appliance
+    }
+
+    /// A site that is there, on ports that are free.
+    pub(crate) fn serve(site: PathBuf, dhcp: &str) -> Appliance {
+        let [http, https, tftp_port] = ports();
         let configuration = format!(
-            "[network]\ninterface = \"lo\"\nhttp_port = {http}\nhttps_port = {https}\ntftp_port = {tftp}\n\n[dhcp]\nmode = \"off\"\n"
+            "[network]\ninterface = \"lo\"\nhttp_port = {http}\nhttps_port = {https}\ntftp_port = {tftp_port}\n\n[dhcp]\nmode = \"{dhcp}\"\n"
         );
         fs::write(site.join("remint.toml"), configuration).unwrap();
-        let log = fs::File::create(folder.join("serve.log")).unwrap();
+        let log = fs::File::create(site.with_extension("log")).unwrap();
         let child = Command::new(PROGRAM)
             .args(["serve", "--data"])
             .arg(&site)
@@ -55,8 +68,7 @@ impl Appliance {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        let invitation = made["invitation"].as_str().unwrap().to_owned();
-        Appliance { child, base, invitation, authority, site }
+        Appliance { child, base, invitation: String::new(), authority, site, tftp_port }
     }
 
     pub(crate) fn administrators_token(&self) -> String {
@@ -86,6 +98,11 @@ impl Appliance {
         rustls::StreamOwned::new(session, TcpStream::connect(address).unwrap())
     }
 
+    /// The document that the API gives.
+    pub(crate) fn ask(&self, path: &str, token: &str) -> Value {
+        serde_json::from_slice(&self.get(path, token)).unwrap()
+    }
+
     fn client(&self, credentials: Option<&Credentials>) -> Client {
         Client::new(&self.base, &self.authority, credentials).unwrap()
     }
@@ -98,6 +115,13 @@ impl Drop for Appliance {
     }
 }
 
+/// What a command says of the site, as a document; nothing where it says nothing.
+pub(crate) fn remint(site: &Path, arguments: &[&str]) -> Value {
+    let output = Command::new(PROGRAM).args(["--json", "--data"]).arg(site).args(arguments).output().unwrap();
+    assert!(output.status.success(), "remint {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
 /// Free ports; nobody else takes them in the moment until they are bound.
 fn ports() -> [u16; 3] {
     let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -106,9 +130,10 @@ fn ports() -> [u16; 3] {
 
 /// A machine that exists in its words only.
 pub(crate) struct Machine {
-    serial: String,
+    pub(crate) serial: String,
     key: rcgen::KeyPair,
     client: Client,
+    credentials: Option<Credentials>,
     run: Option<String>,
     entries: u64,
     lines: u64,
@@ -117,14 +142,34 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(appliance: &Appliance, serial: &str) -> Machine {
         let key = rcgen::KeyPair::generate().unwrap();
-        Machine { serial: serial.to_owned(), key, client: appliance.client(None), run: None, entries: 0, lines: 0 }
+        let (serial, client) = (serial.to_owned(), appliance.client(None));
+        Machine { serial, key, client, credentials: None, run: None, entries: 0, lines: 0 }
+    }
+
+    /// What the test calls it, when it has a name.
+    pub(crate) fn name(&self) -> String {
+        self.serial.replace("S-100", "lab1-0")
+    }
+
+    fn number(&self) -> u32 {
+        self.serial.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+    }
+
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        let [_, high, middle, low] = self.number().to_be_bytes();
+        [0x52, 0x54, 0, high, middle, low]
+    }
+
+    /// From now on it speaks to this one, as who it is.
+    pub(crate) fn move_to(&mut self, appliance: &Appliance) {
+        self.client = appliance.client(self.credentials.as_ref());
     }
 
     /// Checks in once; whether it was let in.
     pub(crate) fn check_in(&mut self, appliance: &Appliance) -> bool {
         let request = rcgen::CertificateParams::default().serialize_request(&self.key).unwrap().pem().unwrap();
-        let number = self.serial.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let mac = format!("52:54:00:{:02x}:{:02x}:{:02x}", number >> 16 & 255, number >> 8 & 255, number & 255);
+        let number = self.number();
+        let mac = self.mac().map(|byte| format!("{byte:02x}")).join(":");
         let answer = self.client.json("POST", "/link/v1/check-in", Some(&json!({
             "stage": "boot-environment",
             "identity": {
@@ -140,6 +185,7 @@ impl Machine {
             let credentials =
                 Credentials { certificate_pem: certificate.to_owned(), key_pem: self.key.serialize_pem() };
             self.client = appliance.client(Some(&credentials));
+            self.credentials = Some(credentials);
         }
         answer["verdict"] == "approved"
     }
@@ -227,7 +273,15 @@ fn hardware(serial: &str, mac: &str) -> Value {
         "firmware": { "kind": "uefi", "vendor": "LabCo", "version": "1.4", "secure_boot": true },
         "processor": { "model": "Example CPU 3.2 GHz", "sockets": 1, "cores": 4, "threads": 8 },
         "memory": { "total_bytes": 16_600_000_000u64 },
-        "disks": [{ "name": "nvme0n1", "bytes": 512_110_190_592u64, "sector_bytes": 512, "model": "Fast Disk 512", "serial": format!("D-{serial}"), "transport": "nvme" }],
+        "disks": [{
+            "name": "nvme0n1", "bytes": 512_110_190_592u64, "sector_bytes": 512, "model": "Fast Disk 512",
+            "serial": format!("D-{serial}"), "transport": "nvme",
+            "partitions": [
+                { "number": 1, "name": "EFI system", "start": 1u64 << 20, "bytes": 536_870_912u64, "filesystem": "fat32", "label": "EFI" },
+                { "number": 2, "name": "root", "start": 537_919_488u64, "bytes": 322_122_547_200u64, "filesystem": "ext4", "label": "system", "used_bytes": 48_318_382_080u64, "mounted_at": "/" },
+                { "number": 3, "start": 322_660_466_688u64, "bytes": 17_179_869_184u64, "filesystem": "swap" },
+            ],
+        }],
         "adapters": [{ "name": "eth0", "mac": mac, "permanent_mac": mac, "driver": "e1000e", "link": true, "megabits": 1000, "bus": "pci" }],
     })
 }

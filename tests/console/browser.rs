@@ -150,11 +150,15 @@ impl Browser {
     }
 
     pub(crate) fn wait(&mut self, condition: &str) {
+        self.wait_within(PATIENCE, condition);
+    }
+
+    pub(crate) fn wait_within(&mut self, limit: Duration, condition: &str) {
         let begun = Instant::now();
         // A page that goes away while it is asked has no answer.
         let parameters = json!({ "expression": format!("Boolean({condition})"), "returnByValue": true });
         while self.call("Runtime.evaluate", parameters.clone())["result"]["value"] != true {
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > limit {
                 let text = self.eval("document.body.innerText");
                 panic!("waited in vain for {condition}\non {}\n{}", self.eval("location.href"), text.as_str().unwrap());
             }
@@ -227,6 +231,11 @@ impl Browser {
         let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
         let parameters = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         base64(self.call("Page.captureScreenshot", parameters)["data"].as_str().unwrap())
+    }
+
+    /// What is on the screen, as PNG.
+    pub(crate) fn screen(&mut self) -> Vec<u8> {
+        base64(self.call("Page.captureScreenshot", json!({ "format": "png" }))["data"].as_str().unwrap())
     }
 }
 
