@@ -40,6 +40,35 @@ fn links_lead_to_files_that_are_there() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// A reader who does not see a picture is told what is on it; a picture that nobody is shown is not kept.
+#[test]
+fn pictures_are_small_told_in_words_and_shown() {
+    const BYTES_MAX: u64 = 150_000;
+    let mut shown = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for (at, _) in text.match_indices("![") {
+            let (words, target) = text[at + 2..].split_once("](").unwrap();
+            assert!(words.len() > 20 && !words.contains('\n'), "{}: a picture without words: {words}", page.display());
+            let file = page.parent().unwrap().join(target.split(')').next().unwrap());
+            shown.push(file.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+        }
+    }
+    let kept = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pictures")).unwrap();
+    let kept: Vec<PathBuf> = kept.map(|entry| entry.unwrap().path().canonicalize().unwrap()).collect();
+    assert!(kept.len() >= 6, "{kept:?}");
+    for picture in kept {
+        let bytes = fs::read(&picture).unwrap();
+        assert!(
+            bytes.starts_with(b"\x89PNG\r\n\x1a\n") && bytes.len() as u64 <= BYTES_MAX,
+            "{}: {} bytes",
+            picture.display(),
+            bytes.len()
+        );
+        assert!(shown.contains(&picture), "no page shows {}", picture.display());
+    }
+}
+
 /// Lines of blocks that begin with `remint` are whole commands; an explanation stands behind two blanks or a `#`.
 #[test]
 fn commands_in_blocks_are_commands() {
