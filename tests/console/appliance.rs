@@ -151,6 +151,10 @@ impl Machine {
         self.serial.replace("S-100", "lab1-0")
     }
 
+    fn model(&self) -> &'static str {
+        if self.serial.ends_with(['2', '5']) { "LabBook 14" } else { "LabBox 3" }
+    }
+
     fn number(&self) -> u32 {
         self.serial.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
     }
@@ -173,12 +177,12 @@ impl Machine {
         let answer = self.client.json("POST", "/link/v1/check-in", Some(&json!({
             "stage": "boot-environment",
             "identity": {
-                "system_serial": self.serial, "board_serial": self.serial, "manufacturer": "LabCo", "model": "LabBox 3",
+                "system_serial": self.serial, "board_serial": self.serial, "manufacturer": "LabCo", "model": self.model(),
                 "macs": [mac], "uuid": format!("11111111-2222-4333-8444-{number:012x}"),
             },
             "arrived_by": mac,
             "request_pem": request,
-            "hardware": hardware(&self.serial, &mac),
+            "hardware": hardware(&self.serial, self.model(), &mac),
             "agent": "test",
         }))).unwrap();
         if let Some(certificate) = answer["certificate_pem"].as_str() {
@@ -188,6 +192,11 @@ impl Machine {
             self.credentials = Some(credentials);
         }
         answer["verdict"] == "approved"
+    }
+
+    /// What is answered does not matter, but that it is taken.
+    pub(crate) fn tell(&self, path: &str, message: &Value) {
+        self.client.json("POST", path, Some(message)).unwrap();
     }
 
     /// Asks for its run once.
@@ -266,13 +275,13 @@ fn now() -> i64 {
     i64::try_from(since.as_millis()).unwrap()
 }
 
-fn hardware(serial: &str, mac: &str) -> Value {
+fn hardware(serial: &str, model: &str, mac: &str) -> Value {
     json!({
         "architecture": "x86_64",
-        "system": { "manufacturer": "LabCo", "product": "LabBox 3", "serial": serial },
+        "system": { "manufacturer": "LabCo", "product": model, "serial": serial },
         "firmware": { "kind": "uefi", "vendor": "LabCo", "version": "1.4", "secure_boot": true },
         "processor": { "model": "Example CPU 3.2 GHz", "sockets": 1, "cores": 4, "threads": 8 },
-        "memory": { "total_bytes": 16_600_000_000u64 },
+        "memory": { "total_bytes": if model == "LabBox 3" { 16_600_000_000u64 } else { 33_300_000_000 } },
         "disks": [{
             "name": "nvme0n1", "bytes": 512_110_190_592u64, "sector_bytes": 512, "model": "Fast Disk 512",
             "serial": format!("D-{serial}"), "transport": "nvme",

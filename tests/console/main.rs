@@ -14,6 +14,7 @@ mod browser;
 mod contract;
 mod images;
 mod pages;
+mod software;
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ use browser::{Browser, program};
 use images::publish_two_versions;
 use pages::{Pictures, every_page};
 use serde_json::{Value, json};
+use software::{report_software, want_a_package};
 
 /// Something that scripts/test fetched for these tests.
 fn oracle(name: &str) -> Option<PathBuf> {
@@ -41,11 +43,13 @@ fn a_first_day_with_the_console() {
     let boots = can_serve_dhcp();
     let appliance = Appliance::start_with(folder.path(), if boots { "proxy" } else { "off" });
     publish_two_versions(&appliance.site, folder.path());
+    want_a_package(&appliance.site, folder.path());
     let mut browser = Browser::start(&program, folder.path(), &appliance.base);
     let mut pictures = Pictures::open();
     browser.look(1366, 768, "light");
     become_administrator(&mut browser, &appliance);
     let mut machines = approve(&mut browser, &appliance, &mut pictures);
+    report_software(&machines);
     write_a_sequence(&mut browser, &mut pictures);
     arrange(&mut browser);
     deploy(&mut browser, &mut pictures);
