@@ -177,32 +177,32 @@ fn carry_out_moves(
     target: &Target,
     progress: &Progress,
 ) -> Result<Vec<usize>, Error> {
-    let (work_in, work_out) = crossbeam_channel::bounded::<(&Piece, AlignedBuffer)>(MOVES_AHEAD);
-    let (free_in, free_out) = crossbeam_channel::bounded::<AlignedBuffer>(MOVES_AHEAD + MOVERS);
+    let (work_in, work_out) = crossbeam_channel::bounded::<(&Piece, Verified)>(MOVES_AHEAD);
+    let (free_in, free_out) = crossbeam_channel::bounded::<Verified>(MOVES_AHEAD + MOVERS);
     for _ in 0..(MOVES_AHEAD + MOVERS).min(pieces.len()) {
-        let _ = free_in.send(AlignedBuffer::new(PIECE_BYTES_MAX as usize + 2 * ALIGNMENT));
+        let buffer = Verified::with_capacity(PIECE_BYTES_MAX as usize).map_err(Error::read("a decompressor"))?;
+        let _ = free_in.send(buffer);
     }
-    let verified = || Verified::with_capacity(PIECE_BYTES_MAX as usize).map_err(Error::read("a decompressor"));
-    let buffers = (0..MOVERS.min(pieces.len())).map(|_| verified()).collect::<Result<Vec<_>, Error>>()?;
-    let write = |mut verified: Verified| -> Result<Vec<usize>, Error> {
+    let write = || -> Result<Vec<usize>, Error> {
         let mut outcome = Ok(Vec::new());
-        for (piece, buffer) in &work_out {
+        for (piece, mut loaded) in &work_out {
             if let Ok(wrong) = &mut outcome {
-                match write_piece(manifest, piece, &buffer, &mut verified, target, progress) {
+                match write_piece(manifest, piece, &mut loaded, target, progress) {
                     Ok(more) => wrong.extend(more),
                     Err(error) => outcome = Err(error),
                 }
             }
             // Buffers go back even after an error: the reader waits for them.
-            let _ = free_in.send(buffer);
+            let _ = free_in.send(loaded);
         }
         outcome
     };
     thread::scope(|scope| {
-        let writers: Vec<_> = buffers.into_iter().map(|verified| scope.spawn(|| write(verified))).collect();
+        let writers: Vec<_> = (0..MOVERS.min(pieces.len())).map(|_| scope.spawn(write)).collect();
+        let mut aside = AlignedBuffer::new(PIECE_BYTES_MAX as usize + 2 * ALIGNMENT);
         let read = pieces.iter().try_for_each(|piece| {
             let Ok(mut buffer) = free_out.recv() else { return Ok(()) };
-            target.read(piece.from.clone(), &mut buffer)?;
+            load_piece(piece, &mut buffer, &mut aside, target)?;
             let _ = work_in.send((piece, buffer));
             Ok(())
         });
@@ -213,36 +213,36 @@ fn carry_out_moves(
     })
 }
 
-/// Writes what of `piece` is what its names say, and returns the rest. `buffer` holds its source as [`Target::read`] left it.
+/// Reads the source of `piece` to where it is written from; by way of `aside`, when it lies otherwise in its blocks than it will.
+fn load_piece(piece: &Piece, buffer: &mut Verified, aside: &mut AlignedBuffer, target: &Target) -> Result<(), Error> {
+    let place = |offset: u64| (offset % ALIGNMENT as u64) as usize;
+    let room = buffer.load(piece.to.start);
+    if place(piece.from.start) == place(piece.to.start) {
+        return target.read(piece.from.clone(), room).map(drop);
+    }
+    let bytes = target.read(piece.from.clone(), aside)?;
+    room.as_mut_slice()[place(piece.to.start)..][..bytes.len()].copy_from_slice(bytes);
+    Ok(())
+}
+
+/// Writes what of `piece`, whose source is `loaded`, is what its names say, and returns the rest.
 fn write_piece(
     manifest: &Manifest,
     piece: &Piece,
-    buffer: &AlignedBuffer,
-    verified: &mut Verified,
+    loaded: &mut Verified,
     target: &Target,
     progress: &Progress,
 ) -> Result<Vec<usize>, Error> {
-    let skip = (piece.from.start % ALIGNMENT as u64) as usize;
     let mut wrong = Vec::new();
-    verified.begin(piece.to.start);
     for number in piece.extents.clone() {
-        let extent = &manifest.extents[number];
-        let at = skip + (extent.offset - piece.to.start) as usize;
-        let bytes = &buffer.as_slice()[at..at + extent.len as usize];
-        let copy = |room: &mut [u8]| -> Result<(), std::convert::Infallible> {
-            room.copy_from_slice(bytes);
-            Ok(())
-        };
-        match verified.read(extent.chunk, bytes.len(), copy) {
-            Ok(true) => {}
-            Ok(false) => {
-                write_moved(verified, target, progress)?;
-                verified.begin(extent.end());
-                wrong.push(number);
-            }
+        let Extent { len, chunk, .. } = manifest.extents[number];
+        if !loaded.prove(chunk, len as usize) {
+            write_moved(loaded, target, progress)?;
+            loaded.leave_out(len as usize);
+            wrong.push(number);
         }
     }
-    write_moved(verified, target, progress)?;
+    write_moved(loaded, target, progress)?;
     Ok(wrong)
 }
 

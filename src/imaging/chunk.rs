@@ -142,7 +142,7 @@ pub enum Damage {
 }
 
 /// Bytes that lie together on the target, each of which was hashed in this very buffer. Writers accept nothing else, and
-/// only [`open`](Verified::open) and [`read`](Verified::read) add to it.
+/// only [`open`](Verified::open) and [`prove`](Verified::prove) add to it.
 ///
 /// The buffer is laid out so that what is aligned on the target is aligned in memory: direct I/O needs no copy.
 pub struct Verified {
@@ -157,7 +157,8 @@ pub struct Verified {
 impl Verified {
     /// Room for `capacity` bytes, to be used again and again.
     pub fn with_capacity(capacity: usize) -> std::io::Result<Verified> {
-        let buffer = AlignedBuffer::new(capacity + ALIGNMENT);
+        // What begins and ends inside of a block is read with all of both.
+        let buffer = AlignedBuffer::new(capacity + 2 * ALIGNMENT);
         let decompressor = zstd::bulk::Decompressor::new()?;
         Ok(Verified { buffer, decompressor, offset: 0, start: 0, len: 0, capacity })
     }
@@ -166,6 +167,30 @@ impl Verified {
     pub fn begin(&mut self, offset: u64) {
         self.offset = offset;
         self.start = (offset % ALIGNMENT as u64) as usize;
+        self.len = 0;
+    }
+
+    /// Empties it and gives its buffer away to be filled, for [`prove`](Verified::prove): what belongs at `offset` of the target
+    /// goes to `offset` modulo [`ALIGNMENT`].
+    pub fn load(&mut self, offset: u64) -> &mut AlignedBuffer {
+        self.begin(offset);
+        &mut self.buffer
+    }
+
+    /// Appends the next `len` bytes of what was loaded, if they hash to `id`; says whether they did.
+    pub fn prove(&mut self, id: ChunkId, len: usize) -> bool {
+        let end = self.start + self.len;
+        let is_it = self.buffer.as_slice().get(end..end + len).is_some_and(|bytes| ChunkId::of(bytes) == id);
+        if is_it {
+            self.len += len;
+        }
+        is_it
+    }
+
+    /// Forgets what was proven, and leaves out the next `len` bytes of what was loaded.
+    pub fn leave_out(&mut self, len: usize) {
+        self.start += self.len + len;
+        self.offset += (self.len + len) as u64;
         self.len = 0;
     }
 
@@ -209,23 +234,6 @@ impl Verified {
         }
         Ok(())
     }
-
-    /// Appends `len` bytes that `fill` provides, if they hash to `id`; says whether they did.
-    pub fn read<E>(
-        &mut self,
-        id: ChunkId,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        let end = self.start + self.len;
-        let Some(room) = self.buffer.as_mut_slice().get_mut(end..end + len) else { return Ok(false) };
-        fill(room)?;
-        let is_it = ChunkId::of(room) == id;
-        if is_it {
-            self.len += len;
-        }
-        Ok(is_it)
-    }
 }
 
 #[cfg(test)]
@@ -259,6 +267,25 @@ mod tests {
             assert_eq!(verified.as_bytes(), [plain.clone(), plain].concat());
             assert_eq!(verified.as_bytes().as_ptr() as usize % ALIGNMENT, 12345 % ALIGNMENT);
         }
+    }
+
+    #[test]
+    fn of_what_was_loaded_only_what_is_right_is_proven() {
+        let mut verified = Verified::with_capacity(3 * ALIGNMENT).unwrap();
+        let (one, two, three) = (noise(3000), vec![5; 2000], noise(4000));
+        let start = 12345 % ALIGNMENT;
+        let loaded = [&one[..], &[6; 2000], &three].concat();
+        verified.load(12345).as_mut_slice()[start..][..loaded.len()].copy_from_slice(&loaded);
+        assert!(verified.as_bytes().is_empty());
+        assert!(verified.prove(ChunkId::of(&one), one.len()));
+        assert_eq!((verified.offset(), verified.as_bytes()), (12345, &one[..]));
+        assert!(!verified.prove(ChunkId::of(&two), two.len()));
+        verified.leave_out(two.len());
+        assert!(verified.as_bytes().is_empty());
+        assert!(verified.prove(ChunkId::of(&three), three.len()));
+        assert_eq!((verified.offset(), verified.as_bytes()), (12345 + 5000, &three[..]));
+        assert_eq!(verified.as_bytes().as_ptr() as usize % ALIGNMENT, (12345 + 5000) % ALIGNMENT);
+        assert!(!verified.prove(ChunkId::of(&three), 4 * ALIGNMENT));
     }
 
     #[test]
