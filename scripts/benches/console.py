@@ -6,7 +6,7 @@ does; a listener hears of them as the console does. Everything runs on the same 
 import asyncio, http.client, json, multiprocessing, os, re, ssl, sys, tempfile, threading, time
 from pathlib import Path
 
-import fleet
+import browser, fleet
 from fleet import ADDRESS, PORT
 from measure import fresh_folder, release_binary
 
@@ -32,6 +32,7 @@ def run(arguments):
         fleet.pool(fleet.enrol, arguments.machines, 4, folder, site)
         runs = deploy(arguments.machines, folder, site, token)
         watch(arguments, folder, site, token, runs)
+        see(arguments, folder, site, token, runs)
         load(arguments, site, token, runs)
         print(f"\nmemory of the appliance at its peak: {fleet.peak_mib(pid):.0f} MiB")
 
@@ -135,7 +136,8 @@ async def report(folder, site, runs, ends):
             await asyncio.sleep(max(0, due - time.monotonic()))
             due += 1
             sent = time.monotonic()
-            progress = {"item": "1", "done": int(sent * 1e6), "total": TOTAL, "unit": "bytes", "note": "112 MB/s"}
+            # The note stands on the page: there it says when the report was sent.
+            progress = {"item": "1", "done": int(sent * 1e6), "total": TOTAL, "unit": "bytes", "note": f"{now()}"}
             await exchange(reader, writer, "POST", "/link/v1/run-events", events(run, [], 1, progress))
             latencies.append(time.monotonic() - sent)
         writer.close()
@@ -169,6 +171,62 @@ def look(site, token, runs, ends):
             times[path].append(time.monotonic() - began)
             time.sleep(0.25)
     return times
+
+
+#: Notes when a report is on the screen: in the first frame after the script of the page has put its note into the tile.
+#: Beside that the time between frames, and the tasks that kept the page for more than 50 ms.
+SCREEN = """(() => {
+  const seen = { latencies: [], gaps: [], tasks: [] };
+  window.seen = seen;
+  let pending = [], last = 0;
+  const frame = (at) => {
+    if (last) seen.gaps.push(at - last);
+    last = at;
+    const now = Date.now();
+    for (const sent of pending) seen.latencies.push(now - sent);
+    pending = [];
+    requestAnimationFrame(frame);
+  };
+  requestAnimationFrame(frame);
+  new MutationObserver((changes) => {
+    for (const { target, addedNodes } of changes) {
+      const span = target.nodeType === 1 ? target : target.parentElement;
+      const note = span && span.matches("[data-progress] span") && span.textContent.match(/· (\\d{13})$/);
+      if (note && (addedNodes.length || target.nodeType === 3)) pending.push(Number(note[1]));
+    }
+  }).observe(document.querySelector("main"), { subtree: true, childList: true, characterData: true });
+  new PerformanceObserver((list) => { for (const task of list.getEntries()) seen.tasks.push(task.duration); }).observe({ type: "longtask" });
+})()"""
+
+
+def see(arguments, folder, site, token, runs):
+    """All machines as tiles on one page in a browser, while they report each second: when a report is on the screen."""
+    path = browser.program()
+    if not path:
+        return print("\nskipped: a page in a browser: chromium is not installed (scripts/setup installs it)")
+    (folder / "browser").mkdir()
+    chromium = browser.Browser(path, folder / "browser", token)
+    try:
+        chromium.go(f"https://{ADDRESS}:{PORT}/rooms?room=No+place")
+        tiles = chromium.eval("document.querySelectorAll('.seat [data-progress]').length")
+        if tiles != len(runs):
+            sys.exit(f"the page has {tiles} tiles with progress, not {len(runs)}")
+        ends = time.monotonic() + arguments.seconds
+        reporter = multiprocessing.Process(target=lambda: asyncio.run(report(folder, site, runs, ends)))
+        reporter.start()
+        time.sleep(2)
+        chromium.eval(SCREEN)
+        time.sleep(max(1, ends - time.monotonic() - 1))
+        seen = chromium.eval("seen")
+        reporter.join()
+    finally:
+        chromium.close()
+    seconds = lambda milliseconds: [one / 1000 for one in milliseconds]
+    print(f"\na page with {tiles} tiles in Chromium, which all report each second")
+    print(f"  a report is on the screen {spread(seconds(seen['latencies']))} after it was sent ({len(seen['latencies'])} seen)")
+    print(f"  between frames {spread(seconds(seen['gaps']))}; {sum(gap > 200 for gap in seen['gaps'])} of {len(seen['gaps'])} longer than 200 ms")
+    longest = f", the longest {max(seen['tasks']):.0f} ms" if seen["tasks"] else ""
+    print(f"  {len(seen['tasks'])} tasks of the page took more than 50 ms{longest}")
 
 
 def server_times(metrics):
