@@ -9,6 +9,7 @@
 //! | type 4 | processor: sockets, cores |
 //! | type 17 | memory modules: how many, slot, bytes, kind, mega_transfers, manufacturer, serial, part |
 //! | lsblk | disks: which, bytes, sector_bytes, rotational, removable, model, serial, wwn, transport |
+//! | lsblk | partitions: which, start, bytes, and where it says them filesystem, label, mounted_at |
 //! | lspci | PCI devices: which, class, vendor, device, subsystem_vendor, subsystem_device, revision, kind, vendor_name, device_name |
 //! | dpkg-query | packages: which, version, architecture |
 //!
@@ -48,6 +49,7 @@ pub(crate) fn assert_as_the_tools_say(record: &Value, root: &Ext4, scratch: &Pat
         Some(dmidecode) => firmware_table(&mut compared, hardware, &dmidecode),
     }
     disks(&mut compared, hardware, &left("lsblk.json"));
+    partitions(&mut compared, hardware, &left("partitions.json"));
     std::fs::write(scratch.join("pci"), left("pci")).unwrap();
     match output("lspci", &["-F", scratch.join("pci").to_str().unwrap(), "-D", "-nn", "-vmm"]) {
         None => println!("skipped: there is no lspci"),
@@ -204,6 +206,28 @@ fn disks(compared: &mut Compared, hardware: &Value, text: &str) {
         // Not every lsblk knows virtio.
         if ours["transport"] != "virtio" || !theirs["tran"].is_null() {
             compared.same("disk transport", &ours["transport"], &theirs["tran"]);
+        }
+    }
+}
+
+/// In the order of the disk. lsblk counts starts in units of 512 bytes, and does not tell the kinds of FAT apart.
+fn partitions(compared: &mut Compared, hardware: &Value, text: &str) {
+    let all: Value = serde_json::from_str(text).unwrap();
+    let mut theirs: Vec<&Value> =
+        all["blockdevices"].as_array().unwrap().iter().filter(|device| device["type"] == "part").collect();
+    theirs.sort_by_key(|device| device["start"].as_u64());
+    let disks = hardware["disks"].as_array().unwrap();
+    let mut ours: Vec<&Value> = disks.iter().flat_map(|disk| disk["partitions"].as_array().unwrap()).collect();
+    ours.sort_by_key(|partition| partition["start"].as_u64());
+    compared.same("partitions", &json!(ours.len()), &json!(theirs.len()));
+    for (ours, theirs) in ours.into_iter().zip(theirs) {
+        compared.same("partition bytes", &ours["bytes"], &theirs["size"]);
+        compared.same("partition start", &ours["start"], &json!(theirs["start"].as_u64().unwrap() * 512));
+        compared.same("partition mounted at", &ours["mounted_at"], &theirs["mountpoint"]);
+        let kind = ours["filesystem"].as_str().map(|kind| if kind.starts_with("fat") { "vfat" } else { kind });
+        if !theirs["fstype"].is_null() {
+            compared.same("partition file system", &json!(kind), &theirs["fstype"]);
+            compared.same("partition label", &ours["label"], &theirs["label"]);
         }
     }
 }

@@ -11,6 +11,10 @@
 )]
 
 mod bench;
+#[path = "../console/browser.rs"]
+#[expect(dead_code, reason = "the tests of the console use all of it")]
+mod browser;
+mod console;
 mod enrolment;
 mod failures;
 mod inventory;

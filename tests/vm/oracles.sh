@@ -10,6 +10,8 @@ hexadecimal /sys/firmware/dmi/tables/DMI > table
 
 lsblk --nodeps --json --bytes --output NAME,TYPE,SIZE,LOG-SEC,ROTA,RM,MODEL,SERIAL,WWN,TRAN > lsblk.json
 
+lsblk --list --json --bytes --output NAME,TYPE,START,SIZE,FSTYPE,LABEL,MOUNTPOINT > partitions.json
+
 # As `lspci -xxx` writes it and `lspci -F` reads it.
 for device in /sys/bus/pci/devices/*; do
     echo "${device##*/} device"

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::Test;
 use crate::bench::{Bench, STEP_LIMIT, WHOLE_PATH_LIMIT, machine, record, step, wait_for};
+use crate::console::Watcher;
 use crate::inventory::{ask_the_tools, assert_as_the_tools_say};
 use crate::secrets::assert_no_key_is_told;
 
@@ -27,8 +28,12 @@ fn whole_path(bench: &Bench, firmware: Firmware, dhcp: Dhcp) {
             ask_the_tools(site);
         }
     });
+    let watched = firmware == Firmware::Bios && dhcp == Dhcp::Server;
+    let mut watcher = watched.then(|| Watcher::open(&lab)).flatten();
     lab.power_on(0).unwrap();
+    watcher.iter_mut().for_each(Watcher::sees_progress);
     lab.wait_for_state(0, "managed", WHOLE_PATH_LIMIT).unwrap_or_else(|error| panic!("{error}"));
+    watcher.into_iter().for_each(Watcher::sees_that_it_is_managed);
     wait_for_software(&lab);
     let kernel = wait_for(&lab, Mark::default(), "Linux version");
     wait_for(&lab, kernel, "bench-1 login:");
