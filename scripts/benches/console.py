@@ -136,7 +136,7 @@ async def report(folder, site, runs, ends):
             await asyncio.sleep(max(0, due - time.monotonic()))
             due += 1
             sent = time.monotonic()
-            # The note stands on the page: there it says when the report was sent.
+            # The note goes to the page with the figure: there it says when the report was sent.
             progress = {"item": "1", "done": int(sent * 1e6), "total": TOTAL, "unit": "bytes", "note": f"{now()}"}
             await exchange(reader, writer, "POST", "/link/v1/run-events", events(run, [], 1, progress))
             latencies.append(time.monotonic() - sent)
@@ -173,7 +173,7 @@ def look(site, token, runs, ends):
     return times
 
 
-#: Notes when a report is on the screen: in the first frame after the script of the page has put its note into the tile.
+#: Notes when a report is on the screen: in the first frame after the script of the page has put its figure into the tile.
 #: Beside that the time between frames, and the tasks that kept the page for more than 50 ms.
 SCREEN = """(() => {
   const seen = { latencies: [], gaps: [], tasks: [] };
@@ -189,12 +189,11 @@ SCREEN = """(() => {
   };
   requestAnimationFrame(frame);
   new MutationObserver((changes) => {
-    for (const { target, addedNodes } of changes) {
-      const span = target.nodeType === 1 ? target : target.parentElement;
-      const note = span && span.matches("[data-progress] span") && span.textContent.match(/· (\\d{13})$/);
-      if (note && (addedNodes.length || target.nodeType === 3)) pending.push(Number(note[1]));
+    for (const { target } of changes) {
+      const tile = target.nodeType === 1 && target.matches("[data-progress] span") && target.parentElement;
+      if (tile && /^\\d{13}$/.test(tile.title)) pending.push(Number(tile.title));
     }
-  }).observe(document.querySelector("main"), { subtree: true, childList: true, characterData: true });
+  }).observe(document.querySelector("main"), { subtree: true, childList: true });
   new PerformanceObserver((list) => { for (const task of list.getEntries()) seen.tasks.push(task.duration); }).observe({ type: "longtask" });
 })()"""
 

@@ -101,7 +101,8 @@
       const percent = data.total > 0 ? Math.floor((Math.min(data.done, data.total) * 100) / data.total) : 0;
       holder.hidden = data.total === 0;
       holder.querySelector("progress").value = percent;
-      holder.querySelector("span").textContent = `${percent} %` + (data.note ? ` · ${data.note}` : "");
+      if (holder.dataset.brief) holder.title = data.note || "";
+      holder.querySelector("span").textContent = `${percent} %` + (data.note && !holder.dataset.brief ? ` · ${data.note}` : "");
     }
   };
   const logged = (data) => {

@@ -48,6 +48,17 @@ pub fn run_progress(run: &str, done: u64, total: u64, note: &str) -> Markup {
     }
 }
 
+/// The same where there is room for the figure only; what else is told of it shows under the pointer.
+pub fn run_progress_brief(run: &str, done: u64, total: u64, note: &str) -> Markup {
+    let percent = (done.min(total) * 100).checked_div(total).unwrap_or(0);
+    html! {
+        div.progress data-progress=(run) data-brief="yes" title=(note) hidden[total == 0] {
+            progress value=(percent) max="100" aria-label="progress of the step" {}
+            span { (percent) " %" }
+        }
+    }
+}
+
 /// A share of a whole in its colour, and what is said of it: `3 running`.
 pub struct Share {
     pub tone: Tone,

@@ -12,7 +12,7 @@ use crate::access::Capability;
 use crate::api::{Access, Caller, Problem, Routes, Table, blocking};
 use crate::console::form::{Fields, escaped};
 use crate::console::page::{live_page, script};
-use crate::console::part::{counted, guarded, nothing, run_progress, section, tabs};
+use crate::console::part::{counted, guarded, nothing, run_progress_brief, section, tabs};
 use crate::fleet::api::problem;
 use crate::fleet::console::{AllDoing, Doing, FleetPages, tone};
 use crate::fleet::deployment::RunState;
@@ -149,7 +149,7 @@ fn said(machine: &Machine, doing: Option<&Doing>) -> Markup {
             @if doing.question.is_some() { p { b { "asks" } } }
             @else {
                 p { (doing.step) }
-                (run_progress(&doing.run, doing.done, doing.total, ""))
+                (run_progress_brief(&doing.run, doing.done, doing.total, &doing.note))
             }
         }
         @else { p { (machine.state.name()) } p { (machine.identity.model.as_deref().unwrap_or_default()) } }
