@@ -74,6 +74,8 @@ struct Fitted {
     file_system_bytes: Option<u64>,
     /// Why the file system is as large as it was.
     not_grown: Option<String>,
+    /// What helps against that.
+    hint: Option<String>,
     new_identifiers: Vec<Renewed>,
     remarks: Vec<String>,
 }
@@ -191,7 +193,10 @@ fn fit(arguments: &Apply) -> Result<Option<Fitted>, Failure> {
             fitted.file_system = Some(grown.kind.name().to_owned());
             fitted.file_system_bytes = Some(grown.new_bytes);
         }
-        Err(error) => fitted.not_grown = Some(Failure::from(error).message),
+        Err(error) => {
+            let failure = Failure::from(error);
+            (fitted.not_grown, fitted.hint) = (Some(failure.message), failure.hint);
+        }
     }
     Ok(Some(fitted))
 }
@@ -205,6 +210,7 @@ fn report_fit(fitted: &Fitted) {
     }
     if let Some(why) = &fitted.not_grown {
         output::line(format!("note: its file system is as it was: {why}"));
+        fitted.hint.iter().for_each(|hint| output::line(format!("hint: {hint}")));
     }
     for renewed in &fitted.new_identifiers {
         let what = if renewed.partition == 0 { "disk".to_owned() } else { format!("partition {}", renewed.partition) };

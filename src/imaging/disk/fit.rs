@@ -15,7 +15,7 @@ const ALIGN_BYTES: u64 = 1 << 20;
 /// Which partition takes the free space behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grow {
-    /// The root: the partition typed so, else the last one that holds a Linux file system.
+    /// The root, as [`root`] finds it.
     Root,
     Number(u32),
     Nothing,
@@ -181,16 +181,24 @@ fn chosen<'a>(disk: &dyn ReadAt, partitions: &'a [Partition], grow: Grow) -> Res
     }
 }
 
-/// The root partition: the one typed so, else the last one on the disk that holds ext, XFS or btrfs.
+/// The root partition: the one typed so, else the last one on the disk that holds ext, XFS or btrfs, else the last that holds
+/// NTFS and is not there for a recovery.
 pub fn root<'a>(disk: &dyn ReadAt, partitions: &'a [Partition]) -> Option<&'a Partition> {
+    let last = |holds: &dyn Fn(&Partition) -> bool| {
+        partitions.iter().filter(|partition| holds(partition)).max_by_key(|partition| partition.start)
+    };
     let typed = partitions.iter().find(|partition| partition.kind.is_linux_root());
-    typed.or_else(|| partitions.iter().filter(|p| holds_linux(disk, p)).max_by_key(|partition| partition.start))
+    let windows =
+        |partition: &Partition| !partition.kind.is_recovery() && holds(disk, partition) == Some(fs::Kind::Ntfs);
+    typed
+        .or_else(|| last(&|partition| holds(disk, partition).is_some_and(fs::Kind::grows_mounted)))
+        .or_else(|| last(&windows))
 }
 
-fn holds_linux(disk: &dyn ReadAt, partition: &Partition) -> bool {
-    let section = Section::new(disk, partition.start, partition.bytes.min(disk.size().saturating_sub(partition.start)));
-    let probed = section.and_then(|section| fs::probe(&section).ok());
-    probed.is_some_and(|probed| probed.kind.grows_mounted())
+fn holds(disk: &dyn ReadAt, partition: &Partition) -> Option<fs::Kind> {
+    let bytes = partition.bytes.min(disk.size().saturating_sub(partition.start));
+    let section = Section::new(disk, partition.start, bytes)?;
+    fs::probe(&section).ok().map(|probed| probed.kind)
 }
 
 /// The growth up to `end`; `None` when there is less than one step of the grid to gain.

@@ -4,13 +4,16 @@ use super::fit::{self, Grown, Renewed, Target, Wish};
 use super::table::Error;
 use crate::imaging::fs::{self, Kind, grow};
 use crate::stdx::blockdev::{self, LoopDevice};
-use crate::stdx::io::FileAt;
+use crate::stdx::io::{FileAt, ReadAt};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// An NTFS that fills its partition ends before it: by its backup boot sector, and by a part of a cluster.
+const NTFS_SPARE_BYTES: u64 = 1 << 20;
 
 /// What was done to a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +32,7 @@ pub fn fit(path: &Path, wish: Wish) -> Result<Fitted, Error> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed("open"))?;
     let geometry = blockdev::geometry(&file).map_err(failed("ask the size of"))?;
     let disk = FileAt::new(file).map_err(failed("ask the size of"))?;
-    let bytes = crate::stdx::io::ReadAt::size(&disk);
+    let bytes = disk.size();
     let target = Target { bytes, sector_bytes: geometry.map(|geometry| geometry.logical_sector_bytes) };
     let plan = fit::plan(&disk, target, wish)?;
     for patch in &plan.patches {
@@ -65,6 +68,12 @@ pub fn grow_file_system(disk: &Path, partition: &Grown, mount_point: &Path) -> R
     };
     let device = window.as_ref().map_or(node.as_path(), LoopDevice::path);
     let kind = File::open(device).and_then(FileAt::new).and_then(|file| fs::probe(&file)).map_err(failed)?.kind;
+    // The program of FAT must not see that it is given a partition of a disk.
+    let shield = match kind.is_fat() && window.is_none() {
+        true => Some(LoopDevice::attach(device, 0..partition.new_bytes).map_err(failed)?),
+        false => None,
+    };
+    let device = shield.as_ref().map_or(device, LoopDevice::path);
     let grown = match kind.grows_mounted() {
         true => match grow_mounted_for_a_moment(device, kind, mount_point) {
             // The kernel grants neither to everybody; an ext4 grows without it too.
@@ -73,9 +82,22 @@ pub fn grow_file_system(disk: &Path, partition: &Grown, mount_point: &Path) -> R
             }
             other => other?,
         },
+        false if kind == Kind::Ntfs => grow_ntfs(device)?,
         false => fs::grow_unmounted(device, kind)?,
     };
     Ok(FileSystemGrown { kind, old_bytes: grown.old_bytes, new_bytes: grown.new_bytes })
+}
+
+/// Grows the NTFS on `device`, unless it fills it: what ntfsresize has touched is checked by Windows at its next start.
+pub fn grow_ntfs(device: &Path) -> Result<grow::Grown, grow::Error> {
+    let failed = |source| grow::Error::Device { device: device.display().to_string(), source };
+    let file = File::open(device).and_then(FileAt::new).map_err(failed)?;
+    let old_bytes = fs::probe(&file).map_err(failed)?.size_bytes;
+    if file.size().saturating_sub(old_bytes) < NTFS_SPARE_BYTES {
+        return Ok(grow::Grown { old_bytes, new_bytes: old_bytes });
+    }
+    drop(file);
+    fs::grow_unmounted(device, Kind::Ntfs)
 }
 
 fn grow_mounted_for_a_moment(device: &Path, kind: Kind, folder: &Path) -> Result<grow::Grown, grow::Error> {

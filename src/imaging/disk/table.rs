@@ -19,6 +19,9 @@ pub const LINUX_ROOT_ARM64: Guid = Guid::from_fields(0xB921_B045, 0x1DF0, 0x41C3
 /// PowerPC PReP boot, which holds a boot loader as plain bytes.
 pub const PREP: Guid = Guid::from_fields(0x9E1A_2D38, 0xC612, 0x4316, 0xAA26, 0x8B49_521E_5A8B);
 
+/// Where Windows keeps what repairs it.
+pub const WINDOWS_RECOVERY: Guid = Guid::from_fields(0xDE94_BBA4, 0x06D1, 0x4D40, 0xA16A, 0xBFD5_0179_D6AC);
+
 /// The partition table of a disk.
 #[derive(Clone, Debug)]
 pub enum Table {
@@ -56,6 +59,11 @@ impl Kind {
     /// Holds a boot loader as plain bytes, without a file system.
     pub fn is_raw_boot(self) -> bool {
         matches!(self, Kind::Gpt(BIOS_BOOT | PREP) | Kind::Mbr(0x41))
+    }
+
+    /// Holds what repairs Windows, which leaves it as it is.
+    pub fn is_recovery(self) -> bool {
+        matches!(self, Kind::Gpt(WINDOWS_RECOVERY) | Kind::Mbr(0x27))
     }
 
     /// The root file system of Linux, said so by its own type.

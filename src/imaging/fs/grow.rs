@@ -1,14 +1,16 @@
-//! Growing a file system to all of its partition: a mounted one by one request to the kernel, NTFS by the program of those
-//! who know it.
+//! Growing a file system to all of its partition: a mounted one by one request to the kernel, NTFS and FAT by the programs of
+//! those who know them.
 
 use super::{Kind, probe};
 use crate::stdx::blockdev;
+use crate::stdx::bytes::Fields;
 use crate::stdx::hint::Hint;
-use crate::stdx::io::FileAt;
+use crate::stdx::io::{FileAt, ReadAt};
 use nix::sys::statvfs::statvfs;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -40,11 +42,20 @@ pub enum Error {
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Error::NotMounted { .. } => "NTFS grows while it is not mounted".to_owned(),
+            Error::NotMounted { .. } => "NTFS and FAT grow while they are not mounted".to_owned(),
             Error::NoWay { .. } => "the partition has grown; the space behind the file system stays free".to_owned(),
             Error::NoTool { tool, .. } => {
-                let package = if *tool == NTFS_TOOL[0] { "ntfs-3g" } else { "e2fsprogs" };
-                format!("install {package} and start again, or leave the space free")
+                let package = match *tool {
+                    NTFS_TOOL => "ntfs-3g",
+                    FAT_TOOL => "fatresize",
+                    _ => "e2fsprogs",
+                };
+                format!("install {package} and start again, or leave the space free (a sequence says `grow: none`)")
+            }
+            Error::Tool { tool, .. } if *tool == FAT_TOOL => {
+                "the partition has grown and its file system keeps its size: fatresize takes FAT32 of 512 MB and more; format \
+                 a smaller one anew"
+                    .to_owned()
             }
             Error::Tool { .. } => "check the file system first (chkdsk, e2fsck), then start again".to_owned(),
             Error::Device { .. } => "is the partition there?".to_owned(),
@@ -75,16 +86,23 @@ pub fn grow(folder: &Path, kind: Kind) -> Result<Grown, Error> {
     Ok(Grown { old_bytes, new_bytes })
 }
 
+const NTFS_TOOL: &str = "ntfsresize";
 /// `--force` answers the question whether to go on; a volume that is marked for a check is refused all the same.
-const NTFS_TOOL: &[&str] = &["ntfsresize", "--force", "--no-progress-bar"];
-/// resize2fs wants a file system that was just checked.
-const EXT_CHECK: &[&str] = &["e2fsck", "-f", "-p"];
-const EXT_TOOL: &[&str] = &["resize2fs"];
+const NTFS_WORDS: &[&str] = &["--force", "--no-progress-bar"];
+const FAT_TOOL: &str = "fatresize";
+/// fatresize of Debian 12 and 13 fails when it is asked for all of a device, or nearly all.
+const FAT_SPARE_BYTES: u64 = 1 << 20;
+/// What a volume says of itself and fatresize writes anew: who made it, and how many sectors lie before it.
+const FAT_KEPT: [Range<usize>; 2] = [3..11, 28..32];
+const FAT_LABEL_BYTES: usize = 11;
+const FAT_BOOT_BYTES: usize = 512;
+/// Before the first table there are few sectors.
+const FAT_BACKUP_MAX: u16 = 64;
 /// Of what a program prints when it fails: its last words say why.
 const SAID_BYTES_MAX: usize = 600;
 
-/// Grows the file system of `kind` on `device`, which is not mounted, to the end of the device, by its own program. FAT has
-/// none that leaves the partition table alone: fatresize gives the partition another type and size.
+/// Grows the file system of `kind` on `device`, which is not mounted, to the end of the device, by its own program. For FAT
+/// the device must not be a partition, but a window on one: fatresize changes the table of the disk that a partition is of.
 pub fn grow_unmounted(device: &Path, kind: Kind) -> Result<Grown, Error> {
     let name = || device.display().to_string();
     let size = || {
@@ -93,21 +111,54 @@ pub fn grow_unmounted(device: &Path, kind: Kind) -> Result<Grown, Error> {
     };
     let old_bytes = size()?;
     match kind {
-        Kind::Ntfs => run(NTFS_TOOL, device, kind, 0)?,
+        Kind::Ntfs => run(NTFS_TOOL, NTFS_WORDS, device, kind, 0)?,
+        Kind::Fat16 | Kind::Fat32 => grow_fat(device, kind, old_bytes)?,
         Kind::Ext2 | Kind::Ext3 | Kind::Ext4 => {
-            // 1: it mended something.
-            run(EXT_CHECK, device, kind, 1)?;
-            run(EXT_TOOL, device, kind, 0)?;
+            // resize2fs wants a file system that was just checked; 1: it mended something.
+            run("e2fsck", &["-f", "-p"], device, kind, 1)?;
+            run("resize2fs", &[], device, kind, 0)?;
         }
         _ => return Err(Error::NoWay { kind }),
     }
     Ok(Grown { old_bytes, new_bytes: size()? })
 }
 
-fn run(words: &[&'static str], device: &Path, kind: Kind, status_max: i32) -> Result<(), Error> {
-    let (name, tool) = (device.display().to_string(), words[0]);
+fn grow_fat(device: &Path, kind: Kind, old_bytes: u64) -> Result<(), Error> {
+    let failed = |source| Error::Device { device: device.display().to_string(), source };
+    let open = || FileAt::new(File::options().read(true).write(true).open(device)?);
+    let (before, bytes) = open().and_then(|file| Ok((fat_boot(&file, 0)?, file.size()))).map_err(failed)?;
+    let new_bytes = bytes.saturating_sub(FAT_SPARE_BYTES) / 512 * 512;
+    if new_bytes <= old_bytes {
+        return Ok(());
+    }
+    run(FAT_TOOL, &["--force-yes", "--partition", "1", "--size", &new_bytes.to_string()], device, kind, 0)?;
+    let file = open().map_err(failed)?;
+    let kept_its_kind = probe(&file).map_err(failed)?.kind == kind;
+    if kept_its_kind { tell_what_was_known(&file, kind, &before).map_err(failed) } else { Ok(()) }
+}
+
+fn fat_boot(file: &FileAt, offset: u64) -> io::Result<Vec<u8>> {
+    file.read_vec_at(offset, FAT_BOOT_BYTES)
+}
+
+/// Writes what the boot sector `before` said of the volume into the one that it has now, and into its backup.
+fn tell_what_was_known(file: &FileAt, kind: Kind, before: &[u8]) -> io::Result<()> {
+    let label_at = if kind == Kind::Fat32 { 71 } else { 43 };
+    let now = fat_boot(file, 0)?;
+    let (sector_bytes, backup) = (u64::from(Fields(&now).le16(11)), Fields(&now).le16(50));
+    let has_backup = kind == Kind::Fat32 && (1..FAT_BACKUP_MAX).contains(&backup);
+    for copy in std::iter::once(0).chain(has_backup.then_some(u64::from(backup) * sector_bytes)) {
+        for range in FAT_KEPT.into_iter().chain(std::iter::once(label_at..label_at + FAT_LABEL_BYTES)) {
+            file.file().write_all_at(&before[range.clone()], copy + range.start as u64)?;
+        }
+    }
+    file.file().sync_all()
+}
+
+fn run(tool: &'static str, words: &[&str], device: &Path, kind: Kind, status_max: i32) -> Result<(), Error> {
+    let name = device.display().to_string();
     let mut command = Command::new(tool);
-    command.args(&words[1..]).arg(device).env("LC_ALL", "C").stdin(Stdio::null());
+    command.args(words).arg(device).env("LC_ALL", "C").stdin(Stdio::null());
     let output = match command.output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::NoTool { kind, device: name, tool });

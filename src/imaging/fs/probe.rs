@@ -59,6 +59,10 @@ impl Kind {
         matches!(self, Kind::Ext2 | Kind::Ext3 | Kind::Ext4)
     }
 
+    pub fn is_fat(self) -> bool {
+        matches!(self, Kind::Fat12 | Kind::Fat16 | Kind::Fat32)
+    }
+
     /// Whether [`super::grow`] enlarges it while it is mounted.
     pub fn grows_mounted(self) -> bool {
         matches!(self, Kind::Ext2 | Kind::Ext3 | Kind::Ext4 | Kind::Xfs | Kind::Btrfs)

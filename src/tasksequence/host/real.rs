@@ -129,7 +129,8 @@ impl<S: Surroundings> Real<S> {
         let disks = self.disks()?;
         if target.root().is_none() {
             let disk = disk_of(&disks, &target.disk)?;
-            let found = root_partition(Path::new(&disk.path))?.ok_or_else(|| {
+            let found = root_partition(Path::new(&disk.path))?.filter(|found| found.kind.grows_mounted());
+            let found = found.ok_or_else(|| {
                 HostError::new(format!("no root file system was found on {}", disk.path))
                     .hint("the image must have a partition with ext4, XFS or btrfs")
             })?;
@@ -285,18 +286,17 @@ impl<S: Surroundings> Host for Real<S> {
             watch.line(self.now(), &text);
         }
         let Some(found) = root_partition(path)? else { return Ok(None) };
-        if !found.kind.grows_mounted() {
-            return Ok(None);
-        }
-        let grown = if self.place == Place::InstalledSystem {
-            filesystem::grow(Path::new("/"), found.kind).map_err(failed)
-        } else {
-            mounts::mount_at(&found.path, found.kind.name(), Path::new(TARGET))?;
-            let grown = filesystem::grow(Path::new(TARGET), found.kind).map_err(failed);
-            mounts::unmount(Path::new(TARGET))?;
-            grown
+        let grown = match found.kind {
+            filesystem::Kind::Ntfs => disk::host::grow_ntfs(&found.path).map_err(failed)?,
+            kind if !kind.grows_mounted() => return Ok(None),
+            kind if self.place == Place::InstalledSystem => filesystem::grow(Path::new("/"), kind).map_err(failed)?,
+            kind => {
+                mounts::mount_at(&found.path, kind.name(), Path::new(TARGET))?;
+                let grown = filesystem::grow(Path::new(TARGET), kind).map_err(failed);
+                mounts::unmount(Path::new(TARGET))?;
+                grown?
+            }
         };
-        let grown = grown?;
         Ok(Some(Grown {
             partition: found.path.display().to_string(),
             file_system: found.kind.name().to_owned(),

@@ -11,7 +11,7 @@ pub(super) const ROW: Row = Row {
     name: "grow-filesystem",
     summary: "grows the root file system to the end of its disk",
     text: "The partition table is fitted to the disk, the partition with the root takes the space behind it, and its file \
-           system (ext4, XFS, btrfs) grows into it. `apply-image` does this by itself; this step is for an image that was \
+           system (ext4, XFS, btrfs; NTFS where there is none of these) grows into it. `apply-image` does this by itself; this step is for an image that was \
            applied with `grow: none`, and for a disk that has become larger since. The size afterwards is read from the \
            file system.",
     parameters: &[optional("disk", Kind::DiskRule, "first", "the disk with the system")],
@@ -49,7 +49,7 @@ impl Work for GrowFilesystem {
         let disk = selection::choose(&self.disk, &disks)?;
         let grown = on.host.grow(disk, on.watch)?.ok_or_else(|| {
             StepError::new(format!("no file system that can grow was found on {}", disk.path))
-                .hint("ext4, XFS and btrfs can grow")
+                .hint("ext4, XFS, btrfs and NTFS can grow")
         })?;
         if grown.after_bytes < grown.before_bytes {
             return Err(StepError::new(format!("{} became smaller", grown.partition)));

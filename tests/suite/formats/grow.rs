@@ -4,7 +4,9 @@ use super::{Bench, MIB, have, run, run_any};
 use remint::imaging::disk::fit::{Grow, Wish};
 use remint::imaging::disk::host;
 use remint::imaging::fs::{self, Kind};
+use remint::stdx::hint::Hint;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A loop device over a file, and a mount of one of its partitions; both are taken back.
@@ -123,37 +125,175 @@ fn btrfs_fills_a_larger_disk_while_it_is_mounted() {
     grows(Kind::Btrfs, 256 * MIB, &["mkfs.btrfs", "-q"], &["btrfs", "check"]);
 }
 
+/// A disk that has one partition with `part` in it, of which an image was made, and that has become three times as large.
+fn outgrown(bench: &Bench, type_code: &str, part: &str, image_bytes: u64) -> String {
+    let disk = bench.blank("disk.img", image_bytes);
+    run("sgdisk", &["-n1:2048:0", &format!("-t1:{type_code}"), "-c1:kept", &disk]);
+    run("dd", &[&format!("if={part}"), &format!("of={disk}"), "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none"]);
+    std::fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(image_bytes * 3).unwrap();
+    disk
+}
+
+/// Fits the disk of [`outgrown`] and grows its file system; a window on the partition. `None` where that is not to be had.
+fn fitted(bench: &Bench, disk: &str, kind: Kind) -> Option<Loop> {
+    let wish = Wish { grow: Grow::Number(1), renew: None };
+    let (partition, _) = host::fit(Path::new(disk), wish).unwrap().grown.unwrap();
+    let table = run("sgdisk", &["-i1", disk]);
+    let grown = match host::grow_file_system(Path::new(disk), &partition, &bench.path("mount point")) {
+        Err(fs::grow::Error::Device { source, .. }) => {
+            println!("skipped: no loop device: {source}");
+            return None;
+        }
+        grown => grown.unwrap(),
+    };
+    assert_eq!(grown.kind, kind);
+    assert!(grown.new_bytes > grown.old_bytes * 5 / 2 && grown.new_bytes <= partition.new_bytes, "{grown:?}");
+    assert!(partition.new_bytes - grown.new_bytes <= 2 * MIB, "{grown:?} of {partition:?}");
+    assert_eq!(run("sgdisk", &["-i1", disk]), table, "the table is as it was fitted");
+    let (offset, limit) = (partition.start.to_string(), partition.new_bytes.to_string());
+    Loop::attach(disk, &["--offset", &offset, "--sizelimit", &limit])
+}
+
 /// Makes a disk with one partition of `make`'s file system, lets the disk become three times as large, and fits it.
 fn grows_by_its_tool(kind: Kind, image_bytes: u64, type_code: &str, make: &[&str], check: &[&str]) {
     if !have(&["sgdisk", make[0], check[0]]) {
         return;
     }
     let bench = Bench::new();
-    let disk = bench.blank("disk.img", image_bytes);
-    run("sgdisk", &["-n1:2048:0", &format!("-t1:{type_code}"), &disk]);
     let part = bench.blank("part.img", image_bytes - 2 * MIB);
     run(make[0], &[&make[1..], &[part.as_str()]].concat());
-    run("dd", &[&format!("if={part}"), &format!("of={disk}"), "bs=1M", "seek=1", "conv=notrunc,sparse"]);
-    std::fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(image_bytes * 3).unwrap();
+    let disk = outgrown(&bench, type_code, &part, image_bytes);
+    if let Some(device) = fitted(&bench, &disk, kind) {
+        run(check[0], &[&check[1..], &[device.device.as_str()]].concat());
+    }
+}
+
+#[test]
+fn ntfs_fills_a_larger_disk_by_its_own_tool_and_keeps_its_files() {
+    if !have(&["sgdisk", "mkntfs", "ntfscp", "ntfscat", "ntfsresize", "ntfsfix"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let (part, file) = (bench.blank("part.img", 62 * MIB), format!("{}/deep/er/large.bin", bench.content()));
+    run("mkntfs", &["-F", "-q", "-Q", &part]);
+    run("ntfscp", &[&part, &file, "large.bin"]);
+    let disk = outgrown(&bench, "0700", &part, 64 * MIB);
+    let Some(device) = fitted(&bench, &disk, Kind::Ntfs) else { return };
+    run("ntfsresize", &["-i", "-f", &device.device]);
+    run("ntfsfix", &["-n", &device.device]);
+    let read = || run_any("ntfscat", &["-f", &device.device, "large.bin"]).stdout;
+    assert!(read() == std::fs::read(&file).unwrap(), "the file differs");
+    let before = std::fs::read(&disk).unwrap();
+    let again = host::grow_ntfs(Path::new(&device.device)).unwrap();
+    assert_eq!(again.new_bytes, again.old_bytes, "what fills its partition is left alone");
+    assert!(std::fs::read(&disk).unwrap() == before, "a byte was written");
+}
+
+#[test]
+fn of_a_disk_with_windows_the_volume_grows_and_not_the_recovery() {
+    if !have(&["sgdisk", "mkntfs", "mkfs.vfat"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let disk = bench.blank("disk.img", 64 * MIB);
+    let make = |name: &str, mib: u64, at_mib: u64, words: &[&str]| {
+        let part = bench.blank(name, mib * MIB);
+        run(words[0], &[&words[1..], &[part.as_str()]].concat());
+        let seek = format!("seek={at_mib}");
+        run(
+            "dd",
+            &[&format!("if={part}"), &format!("of={disk}"), "bs=1M", &seek, "conv=notrunc,sparse", "status=none"],
+        );
+    };
+    let parts = ["-n1:1M:+8M", "-t1:ef00", "-n2:9M:+30M", "-t2:0700", "-n3:39M:+8M", "-t3:2700"];
+    run("sgdisk", &[&parts[..], &[disk.as_str()]].concat());
+    make("esp.img", 8, 1, &["mkfs.vfat", "-F", "16", "-s", "1"]);
+    make("windows.img", 30, 9, &["mkntfs", "-F", "-q", "-Q"]);
+    make("recovery.img", 8, 39, &["mkntfs", "-F", "-q", "-Q"]);
+    std::fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(128 * MIB).unwrap();
+    let wish = Wish { grow: Grow::Root, renew: None };
+    assert_eq!(host::fit(Path::new(&disk), wish).unwrap().grown, None, "the recovery lies behind it");
+    run("sgdisk", &["-d3", &disk]);
+    let (grown, _) = host::fit(Path::new(&disk), wish).unwrap().grown.unwrap();
+    assert_eq!((grown.number, grown.start, grown.new_bytes), (2, 9 * MIB, 118 * MIB));
+}
+
+#[test]
+fn fat32_fills_a_larger_disk_and_keeps_its_files_its_label_and_its_place_in_the_table() {
+    if !have(&["sgdisk", "mkfs.vfat", "fsck.vfat", "mcopy", "mtype", "fatlabel", "fatresize"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let (part, content) = (bench.blank("part.img", 598 * MIB), bench.content());
+    run("mkfs.vfat", &["-F", "32", "-n", "LABEL", "-h", "2048", &part]);
+    run("mcopy", &["-s", "-i", &part, &content, "::/content"]);
+    let serial = |path: &str| run("fatlabel", &["-i", path]);
+    let before = serial(&part);
+    let disk = outgrown(&bench, "0700", &part, 600 * MIB);
+    let Some(device) = fitted(&bench, &disk, Kind::Fat32) else { return };
+    run("fsck.vfat", &["-n", &device.device]);
+    assert_eq!(run("fatlabel", &[&device.device]).trim(), "LABEL");
+    assert_eq!(serial(&device.device), before, "the serial number");
+    let mut hidden = [0; 4];
+    std::fs::File::open(&device.device).unwrap().read_exact_at(&mut hidden, 28).unwrap();
+    assert_eq!(hidden, 2048u32.to_le_bytes(), "the sectors before it");
+    for name in ["deep/er/large.bin", "file-0.bin", "file-60.bin", "file-119.bin"] {
+        let found = run_any("mtype", &["-i", &device.device, &format!("::/content/{name}")]).stdout;
+        assert!(found == std::fs::read(format!("{content}/{name}")).unwrap(), "{name} differs");
+    }
+}
+
+#[test]
+fn a_fat_that_its_tool_does_not_take_keeps_its_size_and_the_error_says_so() {
+    if !have(&["sgdisk", "mkfs.vfat", "fsck.vfat", "fatresize"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let part = bench.blank("part.img", 62 * MIB);
+    run("mkfs.vfat", &["-F", "32", "-s", "1", &part]);
+    let disk = outgrown(&bench, "ef00", &part, 64 * MIB);
     let wish = Wish { grow: Grow::Number(1), renew: None };
     let (partition, _) = host::fit(Path::new(&disk), wish).unwrap().grown.unwrap();
     match host::grow_file_system(Path::new(&disk), &partition, &bench.path("mount point")) {
-        Err(fs::grow::Error::NoTool { tool, .. }) => println!("skipped: {tool} is not installed"),
         Err(fs::grow::Error::Device { source, .. }) => println!("skipped: no loop device: {source}"),
-        Err(error) => panic!("{error}"),
-        Ok(grown) => {
-            assert_eq!(grown.kind, kind);
-            assert!(grown.new_bytes > grown.old_bytes * 5 / 2, "{grown:?}");
-            let (offset, limit) = (partition.start.to_string(), partition.new_bytes.to_string());
-            let device = Loop::attach(&disk, &["--offset", &offset, "--sizelimit", &limit]).unwrap();
-            run(check[0], &[&check[1..], &[device.device.as_str()]].concat());
+        Ok(grown) => panic!("{grown:?}"),
+        Err(error) => {
+            assert!(error.to_string().contains("fatresize says: "), "{error}");
+            assert!(error.hint().unwrap().contains("keeps its size"), "{error:?}");
+            let after = std::fs::read(&disk).unwrap();
+            let (start, end) = (MIB as usize, 63 * MIB as usize);
+            assert!(after[start..end] == std::fs::read(&part).unwrap(), "it was written to");
         }
     }
 }
 
 #[test]
-fn ntfs_fills_a_larger_disk_by_its_own_tool() {
-    grows_by_its_tool(Kind::Ntfs, 64 * MIB, "0700", &["mkntfs", "-F", "-q", "-Q"], &["ntfsresize", "-i", "-f"]);
+fn where_the_tool_is_missing_the_apply_says_which_one() {
+    if !have(&["sgdisk", "mkntfs"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let part = bench.blank("part.img", 30 * MIB);
+    run("mkntfs", &["-F", "-q", "-Q", &part]);
+    let disk = outgrown(&bench, "0700", &part, 32 * MIB);
+    std::fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(32 * MIB).unwrap();
+    let target = bench.blank("target.img", 64 * MIB);
+    let remint = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_remint"));
+        let site = bench.name("site");
+        command.args(arguments).args(["--data", &site]).env("PATH", "/nowhere");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    remint(&["init"]);
+    remint(&["image", "import", &disk, "--name", "windows"]);
+    let Some(device) = Loop::attach(&target, &[]) else { return };
+    let said = remint(&["image", "apply", "windows", &device.device, "--fit", "root", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let fitted = &said["fitted"];
+    assert!(fitted["not_grown"].as_str().unwrap().contains("ntfsresize is not installed"), "{fitted}");
+    assert!(fitted["hint"].as_str().unwrap().contains("install ntfs-3g"), "{fitted}");
 }
 
 #[test]
@@ -162,10 +302,10 @@ fn ext4_of_an_image_file_is_grown_through_a_loop_device() {
 }
 
 #[test]
-fn fat_is_refused_because_nothing_grows_it() {
+fn what_nothing_grows_is_refused() {
     let refused = fs::grow(Path::new("/"), Kind::Fat32).unwrap_err().to_string();
     assert_eq!(refused, "grow fat32: it does not grow while it is mounted");
     let bench = Bench::new();
-    let refused = fs::grow_unmounted(Path::new(&bench.blank("part.img", MIB)), Kind::Fat32).unwrap_err().to_string();
-    assert_eq!(refused, "grow fat32: nothing that is known here does it");
+    let refused = fs::grow_unmounted(Path::new(&bench.blank("part.img", MIB)), Kind::Exfat).unwrap_err().to_string();
+    assert_eq!(refused, "grow exfat: nothing that is known here does it");
 }
