@@ -63,7 +63,7 @@ fn entry_table(entries: &[Entry]) -> Markup {
         &["Number", "When", "Who", "What", "On what", "Detail"],
         &html! {
             @for entry in entries {
-                tr { td { (entry.number) } td { (instant(entry.at)) } td { (entry.who) } td { (entry.what) } td { (entry.on_what) } td { (entry.detail) } }
+                tr { td { (entry.number) } td { (instant(entry.at)) } td { (entry.who) } td { (entry.what) } td { (entry.on_what) } td.words { (entry.detail) } }
             }
         },
     )

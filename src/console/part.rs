@@ -141,7 +141,7 @@ pub fn anchor(title: &str) -> String {
 }
 
 /// Tables with more columns are rows of named values on a phone.
-const COLUMNS_BESIDE_MAX: usize = 4;
+const COLUMNS_BESIDE_MAX: usize = 3;
 
 /// A table. Where the screen is narrow it scrolls by itself, or each row becomes a list of its cells with their heads.
 pub fn table(heads: &[&str], rows: &Markup) -> Markup {

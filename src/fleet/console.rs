@@ -426,7 +426,7 @@ fn history(fleet: &Fleet, machine: &Machine) -> Markup {
     html! {
         @if !entries.is_empty() {
             (section("Done by people and rules", &table(&["When", "Who", "What", "Detail"], &html! {
-                @for entry in &entries { tr { td { (instant(entry.at)) } td { (entry.who) } td { (entry.what) } td { (entry.detail) } } }
+                @for entry in &entries { tr { td { (instant(entry.at)) } td { (entry.who) } td { (entry.what) } td.words { (entry.detail) } } }
             })))
         }
     }

@@ -84,6 +84,11 @@ impl Browser {
     }
 
     pub(crate) fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.ask(method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// The result, or what the browser says against it.
+    fn ask(&mut self, method: &str, parameters: Value) -> Result<Value, Value> {
         self.number += 1;
         let number = self.number;
         let mut message = json!({ "id": number, "method": method, "params": parameters });
@@ -94,8 +99,7 @@ impl Browser {
         loop {
             let answer = self.read();
             if answer["id"] == number {
-                assert!(answer.get("error").is_none(), "{method}: {answer}");
-                return answer["result"].clone();
+                return answer.get("error").map_or_else(|| Ok(answer["result"].clone()), |error| Err(error.clone()));
             }
             self.note(&answer);
         }
@@ -155,9 +159,9 @@ impl Browser {
 
     pub(crate) fn wait_within(&mut self, limit: Duration, condition: &str) {
         let begun = Instant::now();
-        // A page that goes away while it is asked has no answer.
+        // A page that goes away while it is asked has no answer, or an error for one.
         let parameters = json!({ "expression": format!("Boolean({condition})"), "returnByValue": true });
-        while self.call("Runtime.evaluate", parameters.clone())["result"]["value"] != true {
+        while !self.ask("Runtime.evaluate", parameters.clone()).is_ok_and(|answer| answer["result"]["value"] == true) {
             if begun.elapsed() > limit {
                 let text = self.eval("document.body.innerText");
                 panic!("waited in vain for {condition}\non {}\n{}", self.eval("location.href"), text.as_str().unwrap());
