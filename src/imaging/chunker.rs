@@ -16,6 +16,9 @@ const MASK_BEFORE: u64 = spread(18);
 /// 14 bits: easy to meet, used above it.
 const MASK_AFTER: u64 = spread(14);
 
+/// A hash of 64 bits, shifted by one with each byte, knows so many of them.
+const REMEMBERED_BYTES: usize = 64;
+
 /// One random word for each byte value, from SplitMix64 with the seed 0.
 static GEAR: [u64; 256] = gear_table();
 
@@ -44,54 +47,13 @@ pub fn may_end(bytes: &[u8], len: usize) -> bool {
         return false;
     }
     let mask = if len <= CUT_BYTES_WISHED { MASK_BEFORE } else { MASK_AFTER };
-    let start = CUT_BYTES_MIN.max(len - WARM_UP_BYTES);
+    let start = CUT_BYTES_MIN.max(len - REMEMBERED_BYTES);
     let hash = bytes[start..len].iter().fold(0, |hash, byte| step(hash, *byte));
     len == CUT_BYTES_MAX || hash & mask == 0
 }
 
 /// Rolls `hash` over `bytes` and returns the length after which the bits of `mask` are all zero.
-///
-/// A hash of 64 bits knows the last 64 bytes and nothing before them, so a block is rolled over in four places at once, each
-/// warmed up with the 64 bytes in front of it: four chains of additions fit where one waits for itself. A block that holds a
-/// cut, which few do, is rolled over again from its start to find the first.
 fn roll(bytes: &[u8], hash: &mut u64, mask: u64) -> Option<usize> {
-    let (blocks, rest) = bytes.as_chunks::<BLOCK_BYTES>();
-    let mut done = 0;
-    for block in blocks {
-        let before = *hash;
-        if holds_cut(block, hash, mask) {
-            *hash = before;
-            return roll_on(block, hash, mask).map(|at| done + at);
-        }
-        done += BLOCK_BYTES;
-    }
-    roll_on(rest, hash, mask).map(|at| done + at)
-}
-
-/// Four lanes; longer ones repeat more after a cut, shorter ones warm up more often.
-const LANE_BYTES: usize = 1024;
-const BLOCK_BYTES: usize = 4 * LANE_BYTES;
-/// As many bytes as the hash has bits.
-const WARM_UP_BYTES: usize = 64;
-
-/// Whether there is a cut in `block`; if there is none, `hash` has rolled over it.
-fn holds_cut(block: &[u8; BLOCK_BYTES], hash: &mut u64, mask: u64) -> bool {
-    let (lanes, _) = block.as_chunks::<LANE_BYTES>();
-    let [first, second, third, fourth] = lanes else { return true };
-    let warm =
-        |lane: &[u8; LANE_BYTES]| lane[LANE_BYTES - WARM_UP_BYTES..].iter().fold(0, |hash, byte| step(hash, *byte));
-    let (mut a, mut b, mut c, mut d) = (*hash, warm(first), warm(second), warm(third));
-    let mut least = u64::MAX;
-    for (((first, second), third), fourth) in first.iter().zip(second).zip(third).zip(fourth) {
-        (a, b, c, d) = (step(a, *first), step(b, *second), step(c, *third), step(d, *fourth));
-        least = least.min((a & mask).min(b & mask)).min((c & mask).min(d & mask));
-    }
-    *hash = d;
-    least == 0
-}
-
-/// The same byte by byte.
-fn roll_on(bytes: &[u8], hash: &mut u64, mask: u64) -> Option<usize> {
     let mut rolling = *hash;
     for (at, byte) in bytes.iter().enumerate() {
         rolling = step(rolling, *byte);
@@ -166,22 +128,6 @@ mod tests {
         ];
         assert_eq!(cuts(&stream(1 << 20)), pinned);
         assert_eq!(cuts(&vec![0; 600_000]), [262_144, 262_144, 75_712]);
-    }
-
-    #[test]
-    fn four_lanes_find_the_cuts_that_one_finds() {
-        let bytes = stream(1 << 20);
-        for mask in [spread(8), spread(12), MASK_AFTER, MASK_BEFORE] {
-            for start in [0, 1, 63, 64, 4095, 4096, 4097, 500_000] {
-                let (mut many, mut one) = (7, 7);
-                let found = roll(&bytes[start..], &mut many, mask);
-                assert_eq!(found, roll_on(&bytes[start..], &mut one, mask), "{mask:x} {start}");
-                assert!(found.is_some() || many == one, "{mask:x} {start}");
-            }
-        }
-        let (mut many, mut one) = (1, 1);
-        assert_eq!(roll(&bytes[..100_001], &mut many, u64::MAX), roll_on(&bytes[..100_001], &mut one, u64::MAX));
-        assert_eq!(many, one);
     }
 
     #[test]
