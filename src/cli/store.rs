@@ -170,6 +170,9 @@ fn show_report(report: &Report, machines: &BTreeMap<String, Vec<String>>) {
     for pack in &report.removed_packs {
         output::line(format!("removed: pack {pack}"));
     }
+    if !report.removed_packs.is_empty() {
+        output::line(format!("recovered: {} chunks of the removed packs", report.recovered_chunks));
+    }
     for damage in &report.lost {
         output::line(format!("lost: {}: {}; images: {}", damage.what, damage.reason, damage.images.join(", ")));
     }

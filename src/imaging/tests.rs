@@ -578,6 +578,33 @@ mod upkeep {
     }
 
     #[test]
+    fn a_bit_that_flips_in_an_index_loses_nothing() {
+        let site = Site::new();
+        let (old, _) = site.import_bytes(&disk(1, 4 << 20));
+        let (_, manifest) = site.import_bytes(&[disk(1, 4 << 20), disk(2, 4 << 20)].concat());
+        site.store.remove_version(&old).unwrap();
+        let key = site.key.public();
+        for from_end in [1, 10, 20, 24, 25, 26, 60, 5000] {
+            for pack in site.store.packs().unwrap() {
+                let path = site.store.pack_path(pack);
+                let mut bytes = fs::read(&path).unwrap();
+                let at = bytes.len() - from_end;
+                bytes[at] ^= 0x20;
+                fs::write(&path, bytes).unwrap();
+            }
+            let report = scrub(&site.store, &key, None, &Progress::default()).unwrap();
+            let damaged = report.removed_packs.len() as u64;
+            assert!(damaged == report.packs || from_end == 10, "{from_end}: {report:?}");
+            assert_eq!((&report.lost, report.repaired_chunks), (&vec![], 0), "{from_end}");
+            assert!(damaged == 0 || report.recovered_chunks >= manifest.extents.len() as u64, "{report:?}");
+            assert!(is_sound(&site, &manifest), "{from_end}");
+        }
+        apply(&manifest, &site.store, &site.target("out")).unwrap();
+        assert!(site.content("out") == [disk(1, 4 << 20), disk(2, 4 << 20)].concat());
+        assert!(fs::read_dir(site.folder.path().join("store/tmp")).unwrap().next().is_none());
+    }
+
+    #[test]
     fn a_diff_tells_the_same_the_moved_and_the_new() {
         let site = Site::new();
         let (one, two, three) = (disk(1, 4 << 20), disk(2, 4 << 20), disk(3, 4 << 20));

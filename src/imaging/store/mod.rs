@@ -21,6 +21,7 @@ pub mod local;
 pub mod locations;
 pub mod near;
 pub mod objects;
+pub mod salvage;
 pub mod scrub;
 pub mod stats;
 pub mod upload;

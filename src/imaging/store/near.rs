@@ -145,6 +145,18 @@ impl LocalStore {
         Ok(true)
     }
 
+    /// All bytes of a pack as they lie, here or else far away, sound or not.
+    pub(super) fn whole_pack(&self, pack: PackId) -> Result<Option<Vec<u8>>, Error> {
+        let path = self.pack_path(pack);
+        match (fs::read(&path), &self.far) {
+            (Err(error), Some(far)) if error.kind() == io::ErrorKind::NotFound => {
+                far.objects.get(&far_name(pack), PACK_BYTES_MAX, &|_| Ok(()))
+            }
+            (Err(error), None) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            (read, _) => read.map(Some).map_err(Error::read(path.display())),
+        }
+    }
+
     /// Replaces a damaged copy here by the one far away; says whether there was a sound one.
     pub(super) fn bring_again(&self, pack: PackId) -> Result<bool, Error> {
         let Some(far) = self.far.as_ref().filter(|_| self.far_path(pack).exists()) else { return Ok(false) };

@@ -11,8 +11,9 @@ use crate::imaging::manifest::Manifest;
 use crate::imaging::store::format::{Entry, PackId};
 use crate::imaging::store::gc::remove_pack;
 use crate::imaging::store::local::LocalStore;
+use crate::imaging::store::salvage::{salvage, wanted};
 use crate::imaging::store::upload::PackWriter;
-use crate::imaging::store::verify::{check, places};
+use crate::imaging::store::verify::{check, places, slice_of};
 use crate::imaging::store::{ChunkSource, Location};
 use crate::stdx::hint::chain;
 use crate::stdx::monitor::Progress;
@@ -24,8 +25,10 @@ pub struct Report {
     pub sound_chunks: u64,
     /// Taken from another pack or another store.
     pub repaired_chunks: u64,
-    /// Packs whose index was damaged, which are removed: what versions need of them is repaired or lost.
+    /// Packs whose index was damaged, which are removed: what of them is still there is in new packs.
     pub removed_packs: Vec<String>,
+    /// Chunks that were found in those packs, told by what they are.
+    pub recovered_chunks: u64,
     pub lost: Vec<Lost>,
 }
 
@@ -51,16 +54,20 @@ pub fn scrub(
     lock.try_lock().map_err(|_| Error::Busy("the store".to_owned()))?;
     let mut report = Report::default();
     let mut packs: HashMap<PackId, Vec<Entry>> = HashMap::new();
+    let mut without_index = Vec::new();
     for pack in store.packs()? {
         report.packs += 1;
         match store.pack_entries(pack) {
             Ok(entries) => drop(packs.insert(pack, entries)),
             Err(Error::DamagedPack { damage, .. }) => {
                 report.removed_packs.push(format!("{pack}: {damage}"));
-                remove_pack(store, pack)?;
+                without_index.push(pack);
             }
             Err(error) => return Err(error),
         }
+    }
+    for pack in recover(store, key, &without_index, &mut report)? {
+        packs.insert(pack, store.pack_entries(pack)?);
     }
     let all = packs.iter().flat_map(|(pack, entries)| places(*pack, entries)).collect();
     let mut bad: HashMap<PackId, HashMap<ChunkId, String>> = HashMap::new();
@@ -95,6 +102,39 @@ pub fn scrub(
         images,
     }));
     Ok(report)
+}
+
+/// Puts what is still there of packs whose index is damaged into new ones, which are returned, and removes them.
+fn recover(
+    store: &LocalStore,
+    key: &PublicKey,
+    without_index: &[PackId],
+    report: &mut Report,
+) -> Result<Vec<PackId>, Error> {
+    if without_index.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted = wanted(store, key)?;
+    let (mut writer, mut kept) = (PackWriter::new(store), HashSet::new());
+    for pack in without_index {
+        let Some(bytes) = store.whole_pack(*pack)? else { continue };
+        for entry in salvage(&bytes, &wanted) {
+            if kept.insert(entry.id) {
+                writer.append(entry.sealed(slice_of(&bytes, 0, &entry)))?;
+            }
+        }
+    }
+    report.recovered_chunks = kept.len() as u64;
+    let written = writer.finish()?;
+    // What is far away under this name is damaged, and would not be replaced.
+    without_index.iter().try_for_each(|pack| store.remove_far(*pack))?;
+    store.secure(&written.iter().copied().collect())?;
+    // A pack is named by its index: one of which all was there has replaced the damaged one already.
+    for pack in without_index.iter().filter(|pack| !written.contains(pack)) {
+        remove_pack(store, *pack)?;
+    }
+    store.forget();
+    Ok(written)
 }
 
 /// Writes the packs in `bad` anew without what is damaged, replaced where a copy is found; the chunks that are lost.

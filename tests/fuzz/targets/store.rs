@@ -4,9 +4,11 @@ use remint::imaging::chunk::{CHUNK_BYTES_MAX, ChunkId, Encoding, Sealed, Verifie
 use remint::imaging::manifest::{Extent, Manifest, Signed};
 use remint::imaging::store::format::{FOOTER_BYTES, PackId, parse_tail};
 use remint::imaging::store::locations;
+use remint::imaging::store::salvage::salvage;
+use std::collections::HashMap;
 
 pub(crate) fn any(input: &[u8]) {
-    super::one_of(&[manifest, pack, places, chunk], input);
+    super::one_of(&[manifest, pack, places, chunk, damaged_pack], input);
 }
 
 /// A manifest as it was signed: behind the signature is what is fuzzed, since nobody gets past it.
@@ -36,6 +38,19 @@ fn pack(input: &[u8]) {
         let bytes = input.get(at..at + entry.stored_bytes as usize).expect("a chunk lies in its pack");
         verified.begin(0);
         let _ = verified.open(entry.sealed(bytes));
+    }
+}
+
+/// A pack whose index is not believed: only what hashes to its name is found in it.
+fn damaged_pack(input: &[u8]) {
+    let some = [ChunkId::of(b"chunk"), ChunkId::of(&[0; 512])];
+    let wanted = HashMap::from([(some[0], 5), (some[1], 512)]);
+    let mut verified = Verified::with_capacity(CHUNK_BYTES_MAX).expect("memory for a chunk");
+    for entry in salvage(input, &wanted) {
+        let at = entry.offset as usize;
+        let bytes = input.get(at..at + entry.stored_bytes as usize).expect("a chunk lies in its pack");
+        verified.begin(0);
+        verified.open(entry.sealed(bytes)).expect("what is found is what its name says");
     }
 }
 
