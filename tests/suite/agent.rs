@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -17,7 +18,11 @@ use remint::link;
 use remint::link::client::{Client, authority_fingerprint, fetch_authority};
 use remint::software::db::Stored;
 use remint::stdx::time::{Clock, SystemClock};
-use serde_json::Value;
+use remint::tasksequence::host::Place;
+use remint::tasksequence::journal::{Entry, RunResult, What};
+use remint::tasksequence::link::{FetchRun, PostEvents, RunOrder};
+use remint::tasksequence::model::ItemId;
+use serde_json::{Value, json};
 
 /// Everything here takes seconds; a busy computer is given minutes.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -413,4 +418,76 @@ fn an_upgrade_fetches_the_difference() {
         share * 100.0
     );
     assert!(share < 0.10, "{share}");
+}
+
+/// A disk image is on one machine, on its way to another, and damaged.
+#[test]
+fn scrub_names_the_machines_that_hold_what_is_damaged_or_wait_for_it() {
+    let Some(bench) = Bench::serve("") else { return println!("skipped: the appliance cannot be served here") };
+    let import = |name: &str, seed: u8| {
+        let path = bench.folder.path().join(name);
+        let mut bytes = vec![0; 3 << 20];
+        bytes[1 << 20..].iter_mut().zip(0u32..).for_each(|(byte, n)| *byte = (n.wrapping_mul(n) >> 9) as u8 ^ seed);
+        fs::write(&path, bytes).unwrap();
+        remint(&bench.site(), &["image", "import", path.to_str().unwrap(), "--name", name]);
+        let text = format!("name: put-{name}\nsteps:\n  - apply-image: {{ image: {name} }}\n");
+        let file = bench.folder.path().join("sequence.yaml");
+        fs::write(&file, text).unwrap();
+        remint(&bench.site(), &["sequence", "publish", file.to_str().unwrap()]);
+    };
+    import("sound", 1);
+    let packs_of_sound = files_below(&bench.site().join("store/packs"));
+    import("broken", 2);
+    let identity = Folder::open(&bench.enrol()).unwrap().identity().unwrap().unwrap();
+    let client = Client::new(&bench.server(), &bench.authority(), identity.credentials().as_ref()).unwrap();
+    let scrub = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remint"));
+        let output = command.args(["store", "scrub", "--json", "--data"]).arg(bench.site()).output().unwrap();
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.success(), said["machines"].clone())
+    };
+    let start = |name: &str| {
+        bench.ask(&["deploy", "start", &format!("put-{name}"), "--machine", &identity.name, "--yes", "1"]);
+        client.call(&FetchRun { place: Place::BootEnvironment }).unwrap().order.unwrap()
+    };
+    let order = start("broken");
+    assert_eq!(scrub(), (true, json!({})), "nothing is damaged");
+    for pack in files_below(&bench.site().join("store/packs")).iter().filter(|pack| !packs_of_sound.contains(pack)) {
+        let file = fs::File::options().write(true).open(pack).unwrap();
+        file.write_all_at(&[0xFF; 40], 500).unwrap();
+    }
+    let named = json!({ "broken@1": [identity.name] });
+    assert_eq!(scrub(), (false, named.clone()), "it is on its way there");
+    end(&client, &order, RunResult::Succeeded);
+    assert_eq!(scrub(), (false, named.clone()), "it is there");
+    let text = Command::new(env!("CARGO_BIN_EXE_remint")).args(["store", "scrub", "--data"]).arg(bench.site()).output();
+    let said = String::from_utf8_lossy(&text.unwrap().stdout).into_owned();
+    assert!(said.contains(&format!("broken@1 is on, or on its way to: {}", identity.name)), "{said}");
+    end(&client, &start("sound"), RunResult::Failed);
+    assert_eq!(scrub(), (false, named), "a run that failed put nothing else there");
+    end(&client, &start("sound"), RunResult::Succeeded);
+    assert_eq!(scrub(), (false, json!({})), "it holds the other image now");
+}
+
+/// Reports the end of a run as its machine would, without carrying it out.
+fn end(client: &Client, order: &RunOrder, result: RunResult) {
+    let at = SystemClock.now();
+    let ended = Entry { at, item: ItemId(String::new()), what: What::Ended { result } };
+    let message = PostEvents {
+        run: order.run.clone(),
+        journal_from: 0,
+        journal: vec![ended],
+        boot: "boot".into(),
+        lines_from: 0,
+        lines: Vec::new(),
+        progress: None,
+        restart: None,
+        sent_at: at,
+    };
+    client.call(&message).unwrap();
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
