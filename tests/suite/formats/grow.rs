@@ -267,6 +267,72 @@ fn a_fat_that_its_tool_does_not_take_keeps_its_size_and_the_error_says_so() {
     }
 }
 
+/// Runs `remint ARGUMENTS` on a site in the bench; what it printed.
+fn remint(bench: &Bench, path: &str, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_remint"));
+    let site = bench.name("site");
+    let output = command.args(arguments).args(["--data", &site]).env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+const USUAL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The disk is what an image of sectors of 512 bytes says, counted in 4096: its table is sound, its ext4 whole with its files.
+fn is_whole_with_large_sectors(bench: &Bench, disk: &str, device: &Loop, content: &str) {
+    let said = run("sgdisk", &["-v", &device.device]);
+    assert!(said.contains("No problems found"), "{said}");
+    let said = run("sgdisk", &["-i2", &device.device]);
+    assert!(said.contains("First sector: 2304 "), "9 MiB in sectors of 4096 bytes: {said}");
+    let first = 9 * MIB;
+    let sectors = said.lines().find_map(|line| line.strip_prefix("Partition size: ")).unwrap();
+    let bytes = sectors.split(' ').next().unwrap().parse::<u64>().unwrap() * 4096;
+    let (offset, limit) = (first.to_string(), bytes.to_string());
+    let root = Loop::attach(disk, &["--offset", &offset, "--sizelimit", &limit, "--sector-size", "4096"]).unwrap();
+    run("e2fsck", &["-fn", &root.device]);
+    let found = bench.name("found");
+    run("debugfs", &["-R", &format!("dump /deep/er/large.bin {found}"), &root.device]);
+    assert!(std::fs::read(found).unwrap() == std::fs::read(format!("{content}/deep/er/large.bin")).unwrap());
+}
+
+#[test]
+fn an_image_made_with_small_sectors_fills_a_disk_with_large_ones_and_is_captured_from_it() {
+    if !have(&["sgdisk", "mke2fs", "e2fsck", "resize2fs", "debugfs", "mkfs.vfat", "losetup"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let (disk, content) = (bench.blank("disk.img", 64 * MIB), bench.content());
+    run("sgdisk", &["-n1:1M:+8M", "-t1:ef00", "-n2:9M:0", "-t2:8300", &disk]);
+    let (esp, root) = (bench.blank("esp.img", 8 * MIB), bench.blank("root.img", 54 * MIB));
+    run("mkfs.vfat", &["-F", "16", "-s", "1", &esp]);
+    run("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "4096", "-d", &content, &root]);
+    for (part, seek) in [(&esp, "seek=1"), (&root, "seek=9")] {
+        run("dd", &[&format!("if={part}"), &format!("of={disk}"), "bs=1M", seek, "conv=notrunc,sparse", "status=none"]);
+    }
+    let large = |name: &str| {
+        let file = bench.blank(name, 128 * MIB);
+        Loop::attach(&file, &["--sector-size", "4096"]).map(|device| (file, device))
+    };
+    let (Some((one, first)), Some((two, second))) = (large("one.img"), large("two.img")) else { return };
+    remint(&bench, USUAL_PATH, &["init"]);
+    remint(&bench, USUAL_PATH, &["image", "import", &disk, "--name", "small"]);
+    let apply = ["image", "apply", "small", &first.device, "--fit", "root", "--json"];
+    let said: serde_json::Value = serde_json::from_str(&remint(&bench, USUAL_PATH, &apply)).unwrap();
+    let fitted = &said["fitted"];
+    assert_eq!((&fitted["grown_partition"], &fitted["not_grown"]), (&2.into(), &serde_json::Value::Null), "{fitted}");
+    assert!(fitted["file_system_bytes"].as_u64().unwrap() > 100 * MIB, "{fitted}");
+    let remark = fitted["remarks"][0].as_str().unwrap();
+    assert!(remark.starts_with("partition 1 (fat16) was made with sectors of 512 bytes"), "{remark}");
+    is_whole_with_large_sectors(&bench, &one, &first, &content);
+    remint(&bench, USUAL_PATH, &["image", "capture", &first.device, "--name", "large"]);
+    remint(&bench, USUAL_PATH, &["image", "apply", "large", &second.device]);
+    is_whole_with_large_sectors(&bench, &two, &second, &content);
+    let again: serde_json::Value =
+        serde_json::from_str(&remint(&bench, USUAL_PATH, &["image", "apply", "large", &second.device, "--json"]))
+            .unwrap();
+    assert_eq!(again["receipt"]["fetched_chunks"], 0, "{again}");
+}
+
 #[test]
 fn where_the_tool_is_missing_the_apply_says_which_one() {
     if !have(&["sgdisk", "mkntfs"]) {
@@ -278,14 +344,7 @@ fn where_the_tool_is_missing_the_apply_says_which_one() {
     let disk = outgrown(&bench, "0700", &part, 32 * MIB);
     std::fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(32 * MIB).unwrap();
     let target = bench.blank("target.img", 64 * MIB);
-    let remint = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_remint"));
-        let site = bench.name("site");
-        command.args(arguments).args(["--data", &site]).env("PATH", "/nowhere");
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let remint = |arguments: &[&str]| remint(&bench, "/nowhere", arguments);
     remint(&["init"]);
     remint(&["image", "import", &disk, "--name", "windows"]);
     let Some(device) = Loop::attach(&target, &[]) else { return };
