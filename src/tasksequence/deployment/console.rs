@@ -368,7 +368,7 @@ fn erased(plans: &[Plan]) -> Markup {
                     tr {
                         td { (plan.machine) }
                         td { @for disk in &plan.erases { div { (disk.path) ", " (size(disk.bytes)) @if let Some(serial) = &disk.serial { ", serial " (serial) } } } }
-                        td { (size(plan.bytes)) }
+                        td { @if plan.bytes > 0 { (size(plan.bytes)) } @else { "-" } }
                     }
                 }
             })))
