@@ -229,6 +229,37 @@ fn a_copy_that_is_damaged_here_is_mended_from_far_away_and_never_the_other_way_r
 }
 
 #[test]
+fn a_pack_whose_index_is_damaged_in_both_places_is_found_chunk_by_chunk_wherever_it_lies() {
+    let (bench, memory) = (Bench::new(), Memory::new());
+    let store = bench.store("store", memory.clone());
+    let version = import(&store, &bench.key, &piece(1, 300_000)).unwrap();
+    for here in [true, false] {
+        let pack = store.packs().unwrap()[0];
+        let name = format!("packs/{pack}");
+        let mut objects = memory.objects.lock().unwrap();
+        let bytes = objects.get_mut(&name).unwrap();
+        let at = bytes.len() - FOOTER_BYTES - 10;
+        bytes[at] ^= 1;
+        let path = store.pack_path(pack);
+        if here {
+            std::fs::write(path, &*bytes).unwrap()
+        } else {
+            std::fs::remove_file(path).unwrap()
+        }
+        drop(objects);
+        std::fs::write(store.root.join("far").join(pack.to_string()), "no index").unwrap();
+        let report = scrub(&store, &bench.key.public(), None, &Progress::default()).unwrap();
+        assert_eq!((report.removed_packs.len(), &report.lost), (1, &vec![]), "{here}: {report:?}");
+        assert!(report.recovered_chunks > 0 && report.recovered_chunks == report.sound_chunks, "{report:?}");
+        bench.check(&store, &version);
+        assert_eq!(memory.names().len(), 2, "the pack and the manifest");
+        let far = bench.store(if here { "one" } else { "two" }, memory.clone());
+        far.sync(&bench.key.public()).unwrap();
+        bench.check(&far, &version);
+    }
+}
+
+#[test]
 fn a_site_whose_folder_was_lost_finds_its_images_again() {
     let (bench, memory) = (Bench::new(), Memory::new());
     let store = bench.store("store", memory.clone());
