@@ -77,7 +77,8 @@ impl Disk {
         for line in text.lines().map(str::trim) {
             let Some(rest) = line.strip_prefix("RW ").or_else(|| line.strip_prefix("RDONLY ")) else { continue };
             let mut words = rest.splitn(3, ' ');
-            let sectors = words.next().and_then(|word| word.parse::<u64>().ok()).filter(|sectors| *sectors < 1 << 40);
+            let sectors = words.next().and_then(|word| word.parse::<u64>().ok());
+            let sectors = sectors.filter(|sectors| (1..1 << 40).contains(sectors));
             let sectors = sectors.ok_or_else(|| damaged("an extent has no size"))?;
             let kind = words.next().unwrap_or_default();
             if kind == "ZERO" {
