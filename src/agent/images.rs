@@ -11,13 +11,14 @@ use crate::imaging::chunk::ChunkId;
 use crate::imaging::error::Error;
 use crate::imaging::link::RemoteStore;
 use crate::imaging::manifest::{Manifest, VersionId};
+use crate::imaging::store::failover::Failover;
 use crate::imaging::store::format::PackId;
 use crate::imaging::store::{ChunkSource, Location};
 use crate::imaging::target::Target;
 use crate::link::client::Client;
 use crate::stdx::monitor::Progress;
 
-/// The manifest of a version and where its chunks are. `site_key` and `version` are the texts that the appliance gave.
+/// The manifest of a version and where its chunks are: on the appliance's mirrors, if it names some, and on itself. `site_key` and `version` are the texts that the appliance gave.
 pub fn open(client: &Client, site_key: &str, version: &str) -> Result<(Manifest, Box<dyn ChunkSource>), Error> {
     let bad = |what: &str, reason: String| Error::Refused {
         from: client.base().to_owned(),
@@ -26,7 +27,12 @@ pub fn open(client: &Client, site_key: &str, version: &str) -> Result<(Manifest,
     let key = PublicKey::parse(site_key).ok_or_else(|| bad("the site's key", site_key.to_owned()))?;
     let version: VersionId = version.parse().map_err(|_| bad("the version", version.to_owned()))?;
     let (store, manifest) = RemoteStore::open(client.clone(), version, &key)?;
-    Ok((manifest, Box::new(store)))
+    let mut sources: Vec<Box<dyn ChunkSource>> = Vec::new();
+    for mirror in store.mirrors()? {
+        sources.push(Box::new(mirror));
+    }
+    sources.push(Box::new(store));
+    Ok((manifest, Box::new(Failover::new(sources))))
 }
 
 /// Makes the file at `path` the one that the version holds. What the file holds already is not fetched; the rest comes at

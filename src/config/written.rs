@@ -18,6 +18,7 @@ pub struct Written {
     pub boot: Boot,
     pub enrolment: Enrolment,
     pub store: Store,
+    pub delivery: Delivery,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -219,6 +220,34 @@ impl Enrolment {
 impl Default for Enrolment {
     fn default() -> Enrolment {
         Enrolment { continue_runs: true, certificate_days: 90, certificate_minutes: None, rule: Vec::new() }
+    }
+}
+
+/// From where machines fetch. Default: from this appliance.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Delivery {
+    /// Other appliances of the same site, which are asked first, in this order.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// The address of an appliance: `https://HOST` or `https://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Mirror(pub String);
+
+impl TryFrom<String> for Mirror {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Mirror, &'static str> {
+        let is_host = |host: &str| {
+            !host.is_empty()
+                && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'))
+        };
+        match text.strip_prefix("https://").is_some_and(is_host) {
+            true => Ok(Mirror(text)),
+            false => Err("a mirror is written as `https://HOST` or `https://HOST:PORT`"),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::access::signing::PublicKey;
 use crate::api::{Access, Problem, Routes, Shape, Table, blocking};
 use crate::imaging::chunk::ChunkId;
 use crate::imaging::error::Error;
+use crate::imaging::link::MIRRORS_PATH;
 use crate::imaging::manifest::{Header, Kind, Manifest, Signed, VersionId};
 use crate::imaging::store::format::PackId;
 use crate::imaging::store::local::LocalStore;
@@ -41,6 +42,8 @@ type Counted = (Vec<String>, Arc<Stats>);
 pub struct Images {
     store: Arc<LocalStore>,
     key: PublicKey,
+    /// Other appliances that have the same images.
+    mirrors: Arc<[String]>,
     /// SHA-256 -> the manifest's file. Filled as they are asked for.
     known: Arc<Mutex<HashMap<VersionId, PathBuf>>>,
     /// The sizes as they were counted last, and for which versions.
@@ -48,8 +51,8 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn new(store: Arc<LocalStore>, key: PublicKey) -> Images {
-        Images { store, key, known: Arc::default(), counted: Arc::default() }
+    pub fn new(store: Arc<LocalStore>, key: PublicKey, mirrors: Vec<String>) -> Images {
+        Images { store, key, mirrors: mirrors.into(), known: Arc::default(), counted: Arc::default() }
     }
 
     /// The manifest of any version, as it was published.
@@ -135,6 +138,7 @@ pub fn routes(images: Images) -> Table {
             "Other versions that the machine may hold",
             get_seeds,
         )
+        .get(MIRRORS_PATH, Access::Machine, "Other appliances to fetch from first", get_mirrors)
         .get("/link/v1/packs/{pack}", Access::Machine, "Bytes of a pack, as they lie; one range", get_pack)
         .get("/api/v1/images", read, "All images with their versions and tags", list)
         .gives(Shape::List("Image"))
@@ -175,6 +179,10 @@ async fn get_seeds(
     Path(version): Path<VersionId>,
 ) -> Result<Json<Vec<VersionId>>, Problem> {
     blocking(move || images.seeds(version).map_err(problem)).await.map(Json)
+}
+
+async fn get_mirrors(State(images): State<Images>) -> Json<Vec<String>> {
+    Json(images.mirrors.to_vec())
 }
 
 fn octets(bytes: Vec<u8>) -> Response {

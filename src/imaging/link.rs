@@ -1,8 +1,8 @@
-//! The appliance's store, as a machine sees it: four resources that are read with GET.
+//! The appliance's store, as a machine sees it: five resources that are read with GET.
 //!
 //! `/link/v1/versions/SHA256/manifest` the signed manifest · `/link/v1/versions/SHA256/places` where its chunks lie ·
 //! `/link/v1/versions/SHA256/seeds` other versions of the image, as a JSON list of SHA-256 ·
-//! `/link/v1/packs/ID` a pack, by ranges.
+//! `/link/v1/packs/ID` a pack, by ranges · `/link/v1/mirrors` other appliances that are asked first, as a JSON list of addresses.
 
 use std::collections::HashMap;
 
@@ -18,6 +18,9 @@ use crate::link::client::Client;
 
 /// A list of versions is short.
 const SEEDS_BYTES_MAX: u64 = 64 << 10;
+/// Some hundred addresses.
+const MIRRORS_BYTES_MAX: u64 = 8 << 10;
+pub const MIRRORS_PATH: &str = "/link/v1/mirrors";
 /// Other versions that are looked for on the target.
 const SEEDS_MAX: usize = 4;
 
@@ -50,6 +53,20 @@ impl RemoteStore {
     pub fn open(client: Client, version: VersionId, key: &PublicKey) -> Result<(RemoteStore, Manifest), Error> {
         let manifest = fetch_manifest(&client, version, key)?;
         Ok((RemoteStore { client, version, key: *key, extents: manifest.extents.clone() }, manifest))
+    }
+
+    /// The same version on the other appliances that this one names. Nobody has asked yet whether they have it.
+    pub fn mirrors(&self) -> Result<Vec<RemoteStore>, Error> {
+        let bytes = match self.client.get(MIRRORS_PATH, MIRRORS_BYTES_MAX) {
+            // An appliance of an older release has no such list.
+            Err(link::Error::Refused { status: 404, .. }) => return Ok(Vec::new()),
+            other => other.map_err(|error| error_of(&self.client, error))?,
+        };
+        let addresses: Vec<String> = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Refused { from: self.name(), reason: error.to_string() })?;
+        let mirror =
+            |address: String| RemoteStore { client: self.client.at(&address), extents: self.extents.clone(), ..*self };
+        Ok(addresses.into_iter().map(mirror).collect())
     }
 }
 

@@ -46,6 +46,11 @@ impl Client {
         self
     }
 
+    /// The same machine, speaking to another appliance under the same authority.
+    pub fn at(&self, base: &str) -> Client {
+        Client { base: base.trim_end_matches('/').into(), agent: Arc::clone(&self.agent), bearer: None }
+    }
+
     pub fn base(&self) -> &str {
         &self.base
     }

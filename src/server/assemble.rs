@@ -100,7 +100,8 @@ pub fn assemble(site: &Site) -> Result<Assembly, Error> {
     let pages =
         FleetPages { fleet: fleet.clone(), hooks: Arc::new(page_hooks(&sequences, &inventory, &software, &recorder)) };
     let settings = SettingsPages { gate: gate.clone(), about: Arc::new(about(site)) };
-    let images = Images::new(site.store.clone(), site.signing.public());
+    let mirrors = site.written.delivery.mirrors.iter().map(|mirror| mirror.0.clone()).collect();
+    let images = Images::new(site.store.clone(), site.signing.public(), mirrors);
     let table = Table::default()
         .merge(people::routes(PeopleState {
             gate: gate.clone(),

@@ -6,6 +6,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,10 +14,17 @@ use std::time::{Duration, Instant};
 use remint::agent::enrol::{self, Applicant, MachineKey};
 use remint::agent::images;
 use remint::agent::state::{Folder, Identity};
+use remint::imaging;
+use remint::imaging::apply::{Options, make_match};
+use remint::imaging::chunk::ChunkId;
+use remint::imaging::store::format::PackId;
+use remint::imaging::store::{ChunkSource, Location};
+use remint::imaging::target::Target;
 use remint::inventory::hardware;
 use remint::link;
 use remint::link::client::{Client, authority_fingerprint, fetch_authority};
 use remint::software::db::Stored;
+use remint::stdx::monitor::Progress;
 use remint::stdx::time::{Clock, SystemClock};
 use remint::tasksequence::host::Place;
 use remint::tasksequence::journal::{Entry, RunResult, What};
@@ -48,11 +56,14 @@ impl Bench {
     /// A site that is served on loopback with these settings of enrolment; `None` where this user may not.
     fn serve(enrolment: &str) -> Option<Bench> {
         let folder = tempfile::tempdir().unwrap();
-        let site = folder.path().join("site");
-        let free_tcp = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (https, http) = (free_tcp(), free_tcp());
+        remint(&folder.path().join("site"), &["init"]);
+        Bench::serve_site(folder, free_port(), enrolment)
+    }
+
+    /// Serves the folder `site` in `folder`.
+    fn serve_site(folder: tempfile::TempDir, https: u16, enrolment: &str) -> Option<Bench> {
+        let (site, http) = (folder.path().join("site"), free_port());
         let tftp = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        remint(&site, &["init"]);
         let network = format!(
             "[network]\ninterface = \"lo\"\naddress = \"127.0.0.1\"\nhttps_port = {https}\nhttp_port = {http}\n\
              tftp_port = {tftp}\n[dhcp]\nmode = \"off\"\n[enrolment]\n{enrolment}"
@@ -137,6 +148,10 @@ impl Bench {
 }
 
 /// Runs `remint ARGUMENTS --data SITE`; what it printed.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 fn remint(site: &Path, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(env!("CARGO_BIN_EXE_remint")).args(arguments).arg("--data").arg(site).output().unwrap();
     assert!(output.status.success(), "remint {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -418,6 +433,71 @@ fn an_upgrade_fetches_the_difference() {
         share * 100.0
     );
     assert!(share < 0.10, "{share}");
+}
+
+/// A source that does something before its third read.
+struct BeforeThirdRead<'a> {
+    source: Box<dyn ChunkSource>,
+    reads: AtomicUsize,
+    act: &'a (dyn Fn() + Sync),
+}
+
+impl ChunkSource for BeforeThirdRead<'_> {
+    fn name(&self) -> String {
+        self.source.name()
+    }
+
+    fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>, imaging::error::Error> {
+        self.source.locate(ids)
+    }
+
+    fn read_range(&self, pack: PackId, offset: u64, len: usize) -> Result<Vec<u8>, imaging::error::Error> {
+        if self.reads.fetch_add(1, Ordering::SeqCst) == 2 {
+            (self.act)();
+        }
+        self.source.read_range(pack, offset, len)
+    }
+}
+
+#[test]
+fn an_image_comes_from_a_mirror_and_from_the_appliance_when_that_dies() {
+    let port = free_port();
+    let Some(bench) = Bench::serve(&format!("[delivery]\nmirrors = [\"https://127.0.0.1:{port}\"]\n")) else {
+        return println!("skipped: the appliance cannot be served here");
+    };
+    let mut content = vec![0; 24 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut content);
+    let file = bench.folder.path().join("disk.raw");
+    fs::write(&file, &content).unwrap();
+    let imported = bench.ask(&["image", "import", file.to_str().unwrap(), "--name", "disk"]);
+    let version = imported["id"].as_str().unwrap_or_else(|| panic!("{imported}")).to_owned();
+    let identity = Folder::open(&bench.enrol()).unwrap().identity().unwrap().unwrap();
+    let client = Client::new(&bench.server(), &bench.authority(), identity.credentials().as_ref()).unwrap();
+    let apply = |name: &str, act: &(dyn Fn() + Sync)| {
+        let (manifest, source) = images::open(&client, &identity.site_public_key, &version).unwrap();
+        let source = BeforeThirdRead { source, reads: AtomicUsize::new(0), act };
+        let out = bench.folder.path().join(name);
+        let target = Target::file(&out).unwrap();
+        let options = Options { workers: 1, ..Options::default() };
+        make_match(&manifest, &source, &target, &options, &Progress::default(), &mut |_| {}).unwrap();
+        assert!(fs::read(out).unwrap() == content && source.reads.into_inner() > 4, "{name}");
+    };
+    // The mirror is named and not there yet.
+    apply("without", &|| ());
+
+    let (backups, folder) = (bench.folder.path().join("backups"), tempfile::tempdir().unwrap());
+    remint(&bench.site(), &["backup", backups.to_str().unwrap()]);
+    remint(&folder.path().join("site"), &["restore", backups.to_str().unwrap()]);
+    let mirror = Bench::serve_site(folder, port, "").unwrap();
+    let signal = |bench: &Bench, signal: &str| {
+        let pid = bench.appliance.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    };
+    // All of it comes from the mirror: the appliance does nothing any more.
+    apply("from-mirror", &|| signal(&bench, "-STOP"));
+    signal(&bench, "-CONT");
+    // The rest comes from the appliance.
+    apply("from-both", &|| signal(&mirror, "-KILL"));
 }
 
 /// A disk image is on one machine, on its way to another, and damaged.

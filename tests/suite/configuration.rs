@@ -49,6 +49,7 @@ fn the_page_lists_exactly_the_keys_that_are_accepted() {
         ("enrolment.rule", true),
         ("store", false),
         ("store.far", true),
+        ("delivery", false),
     ];
     let accepted_arrays: Vec<&str> = tables.iter().filter(|(_, array)| *array).map(|(table, _)| *table).collect();
     for (table, array) in tables {
@@ -58,6 +59,17 @@ fn the_page_lists_exactly_the_keys_that_are_accepted() {
         let found: BTreeSet<String> =
             documented.iter().filter(|(t, _)| t == table).map(|(_, key)| key.clone()).collect();
         assert_eq!(found, expect, "[{table}]");
+    }
+}
+
+#[test]
+fn a_mirror_is_an_appliance_and_nothing_else() {
+    let mirrors = |text: &str| toml::from_str::<Written>(&format!("[delivery]\nmirrors = ['{text}']"));
+    for good in ["https://10.77.0.2", "https://mirror.lab:8443", "https://[fd00::2]:443"] {
+        assert_eq!(mirrors(good).unwrap().delivery.mirrors[0].0, good);
+    }
+    for bad in ["http://10.77.0.2", "10.77.0.2", "https://", "https://mirror.lab/path", "https://user@mirror.lab"] {
+        assert!(mirrors(bad).unwrap_err().to_string().contains("https://HOST"), "{bad}");
     }
 }
 
