@@ -24,6 +24,8 @@ def run(arguments):
     work = fresh_folder(data / "work")
     bench = Bench(data, work)
     for image in (bench.v1, bench.v2):
+        # Everybody finds the images in memory, the first as well as the last.
+        subprocess.run(["dd", f"if={image}", "of=/dev/null", "bs=4M", "status=none"], check=True)
         print(f"{image}: {image.stat().st_size >> 20} MiB, {size(image) >> 20} MiB allocated")
     bench.remint(binary)
     for tool, compare in (("casync", bench.casync), ("desync", bench.desync), ("borg", bench.borg), ("partclone.extfs", bench.partclone),
